@@ -1,0 +1,74 @@
+"""The part of params.yaml that a stage may see, and whether the stage runs in the chosen profile."""
+
+import os
+from pathlib import Path
+
+import yaml
+
+from dbq.errors import DbqError
+
+PARAMS_FILE = "params.yaml"
+
+
+def whole() -> dict:
+    """All of params.yaml in the current folder."""
+    try:
+        params = yaml.load(Path(PARAMS_FILE).read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise DbqError(f"{PARAMS_FILE} is not in {Path.cwd()}", "run the command in the repository's root folder") from None
+    except yaml.YAMLError as error:
+        raise DbqError(f"{PARAMS_FILE}: {error}", "correct the file") from None
+    if not isinstance(params, dict) or "profile" not in params:
+        raise DbqError(f"{PARAMS_FILE}: the key `profile` is missing", "set it, e.g. `profile: smoke`")
+    return params
+
+
+def declared(stage: str | None) -> dict:
+    """What `params:` in dvc.yaml declares for the stage; without a stage (run by hand) all of params.yaml.
+
+    DVC knows that a stage is out of date only from declared keys, so a notebook sees no others.
+    """
+    if stage is None:
+        return whole()
+    import dvc.api  # 0.2 s, and not needed by hand
+
+    return dvc.api.params_show(stages=stage)
+
+
+def stage_name() -> str | None:
+    """NAME or NAME@KEY when DVC runs this process."""
+    return os.environ.get("DVC_STAGE")
+
+
+def reason_not_to_run(params: dict, dotted: str) -> str | None:
+    """Why the stage has nothing to do in params["profile"], or None when it has.
+
+    `dotted` leads to a list of profiles that has to hold the profile, or to an entry that is null where there is nothing to do.
+    Raises DbqError when it leads nowhere.
+    """
+    value = params
+    for part in dotted.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise DbqError(
+                f"{dotted}: no such key among the stage's params", f"add it to {PARAMS_FILE} and to `params:` of the stage in dvc.yaml"
+            )
+        value = value[part]
+    if value is None:
+        return f"{dotted} is null"
+    if isinstance(value, list) and params["profile"] not in value:
+        return f"profile {params['profile']} is not in {dotted}"
+    return None
+
+
+def undeclared_key(params: dict, key: str, stage: str | None) -> str | None:
+    """The message for a KeyError of `key` in a notebook if params.yaml has the key and the stage doesn't declare it, else None."""
+    if stage is None or key in _keys(params) or key not in _keys(whole()):
+        return None
+    problem = f"the notebook reads the key `{key}` of {PARAMS_FILE}, which stage {stage} doesn't declare"
+    return f"{problem} -> add it to `params:` of the stage in dvc.yaml"
+
+
+def _keys(tree) -> set:
+    if not isinstance(tree, dict):
+        return set()
+    return set(tree).union(*(_keys(value) for value in tree.values()))

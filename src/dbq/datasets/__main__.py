@@ -1,0 +1,24 @@
+"""Prepare one data set from the command line; see dbq.datasets."""
+
+import argparse
+import sys
+
+from dbq import config, datasets
+from dbq.errors import main_with_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dbq.datasets", description="Write a data set of params.yaml as arrays.")
+    parser.add_argument("name", help="key under `datasets` in params.yaml")
+    parser.add_argument("--profile", required=True, choices=config.PROFILES)
+    parser.add_argument("--out", required=True, help="folder for the arrays and the manifest")
+    parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--raw", default="data/raw", help="where files are looked for and downloads go")
+    arguments = parser.parse_args()
+    params = config.read(arguments.params)
+    entry = config.dataset(params, arguments.profile, arguments.name)
+    datasets.prepare(arguments.name, arguments.profile, entry, arguments.out, arguments.raw)
+
+
+if __name__ == "__main__":
+    sys.exit(main_with_errors(main))

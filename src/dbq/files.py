@@ -1,0 +1,121 @@
+"""Reading and writing files so that a crash, a full disk or a hostile archive loses nothing."""
+
+import csv
+import hashlib
+import json
+import os
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from dbq.errors import DbqError
+
+
+def sha256_of(path) -> str:
+    """Hex sha256 of a file, read in blocks of 1 MiB."""
+    return _digest(path, hashlib.sha256())
+
+
+def md5_of(path) -> str:
+    """Hex md5 of a file; md5 is what CIFAR-10 and Tiny-ImageNet publish."""
+    return _digest(path, hashlib.md5(usedforsecurity=False))
+
+
+def _digest(path, digest) -> str:
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path, write) -> None:
+    """Call write(binary_file) on a temporary neighbour and move it into place; the old file survives any failure.
+
+    Raises DbqError when the disk is full or the folder can't be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DbqError(
+            f"{path}: could not be written ({error.strerror or error})",
+            "free some space or choose another folder, then run the same command again; what was there before is untouched",
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_text(path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path, value) -> None:
+    """Sorted keys, so that equal values give equal bytes (DVC compares bytes)."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path):
+    """Parse a JSON result file; a missing or torn one is an error that names the file."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise DbqError(f"{path}: no such file", "run the stage that writes it (`dvc repro`)") from None
+    except json.JSONDecodeError as error:
+        raise DbqError(f"{path}: not valid JSON ({error})", "delete it and run `dvc repro`") from None
+
+
+def write_csv(path, rows: list[dict], columns: list[str]) -> None:
+    """One row per dict; every row must have exactly the given columns."""
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="raise")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_csv(path) -> list[dict]:
+    """Rows as dicts of strings."""
+    try:
+        with open(path, newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise DbqError(f"{path}: no such file", "run the stage that writes it (`dvc repro`)") from None
+
+
+def extract_archive(archive, folder) -> None:
+    """Unpack a tar (any compression) or zip into folder; a member that would land outside it is refused.
+
+    Raises DbqError for a truncated archive, an unknown format, and a member that leaves the folder or is a link or a device.
+    """
+    archive, folder = Path(archive), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                for name in opened.namelist():
+                    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                        raise DbqError(f"{archive}: its member {name!r} would be written outside {folder}", "don't use this archive")
+                opened.extractall(folder)
+        else:
+            with tarfile.open(archive) as opened:
+                opened.extractall(folder, filter="data")
+    except (tarfile.FilterError, zipfile.BadZipFile) as error:
+        raise DbqError(f"{archive}: unsafe or damaged archive ({error})", "don't use this archive; get it again from its source") from error
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise DbqError(f"{archive}: damaged or not an archive ({error})", "delete it and download it again") from error
+    except Exception as error:  # lzma and zlib raise their own types for truncated streams
+        if isinstance(error, DbqError):
+            raise
+        raise DbqError(f"{archive}: damaged archive ({error})", "delete it and download it again") from error

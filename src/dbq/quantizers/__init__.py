@@ -1,0 +1,1 @@
+"""Weight quantizers: the branch quantizer DBQ and the uniform one, both inserted by torch's parametrization."""

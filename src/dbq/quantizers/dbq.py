@@ -1,0 +1,97 @@
+"""DBQ as a parametrization of a layer's weight."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dbq.config import DbqConfig
+from dbq.errors import DbqError
+from dbq.quantizers import branch_function
+from dbq.quantizers.initial import least_squares_scales
+from dbq.quantizers.levels import assign, levels_and_planes, midpoints, take
+
+COLLAPSED = 1e-3  # a branch below this fraction of the largest one adds levels that nothing can tell apart
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """Hard weights = sum_j scales[:, j] * planes[j]: planes (B, C, K) int8 in {-1, 0, 1}, scales (G, B) with g2 in them."""
+
+    planes: Tensor
+    scales: Tensor
+
+
+class BranchQuantizer(nn.Module):
+    """Quantizes a weight tensor (C_out, ...) to sums of B ternary branches.
+
+    Parameters: branch scales a (G, B), normalised so that the largest level starts at 1; pre-scale g1 and post-scale g2, scalars.
+    In training mode the forward pass is hard or soft as configured; in evaluation mode it is always hard.
+    """
+
+    def __init__(self, weight: Tensor, config: DbqConfig):
+        super().__init__()
+        self.config = config
+        rows = weight.detach().flatten(1)
+        groups = rows if config.scales == "channel" else rows.reshape(1, -1)
+        if not torch.isfinite(groups).all() or not groups.any():
+            raise DbqError("all weights are zero or not finite", "start from a trained float network")
+        scales = least_squares_scales(groups, config.branches)
+        largest = scales.sum(1).max()
+        self.a = nn.Parameter(scales / largest)
+        self.g1 = nn.Parameter(1 / largest)
+        self.g2 = nn.Parameter(largest.clone())
+        self.register_buffer("temperature", torch.tensor(config.temperature.start))
+        # as in LSQ: a scale that many weights share would otherwise move much faster than they do
+        self.gradient_scale = (groups.shape[1] * config.branches) ** -0.5 if config.gradient_scale == "lsq" else 1.0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        rows = weight.flatten(1)
+        if not self.training:
+            return branch_function.hard(rows, self.a, self.g1, self.g2).view_as(weight)
+        arguments = (rows, self.a, self.g1, self.g2, self._absolute_temperature(), self.config.forward == "hard", self.gradient_scale)
+        return branch_function.BranchQuantize.apply(*arguments).view_as(weight)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The master weight at insertion is the float weight itself."""
+        return weight
+
+    def _absolute_temperature(self) -> Tensor:
+        return (self.temperature / self.a.detach().sum(1, keepdim=True)).clamp_max(1e30)
+
+    @torch.no_grad()
+    def levels(self) -> Tensor:
+        """Levels (G, N) in the units of the pre-scaled weights."""
+        return levels_and_planes(self.a)[0]
+
+    @torch.no_grad()
+    def soft_hard_gap(self, weight: Tensor) -> Tensor:
+        """Mean |Q_T(w) - Q(w)| over the largest level (a 0-d tensor, no unit)."""
+        rows = weight.flatten(1)
+        soft = branch_function.soft(rows, self.a, self.g1, self.g2, self._absolute_temperature())
+        hard = branch_function.hard(rows, self.a, self.g1, self.g2)
+        return ((soft - hard).abs() / (self.g2.abs() * self.a.sum(1, keepdim=True))).mean()
+
+    @torch.no_grad()
+    def decompose(self, weight: Tensor) -> Decomposition:
+        """The hard weights as planes and scales, branches in descending order of their scale."""
+        order = self.a.sum(0).argsort(descending=True)
+        levels, planes = levels_and_planes(self.a)
+        index = assign(self.g1 * weight.flatten(1), midpoints(levels))
+        per_branch = [take(planes[:, :, branch], index) for branch in order.tolist()]
+        return Decomposition(torch.stack(per_branch).to(torch.int8), self.g2 * self.a[:, order])
+
+    @torch.no_grad()
+    def check(self, weight: Tensor, layer: str) -> None:
+        """Raise DbqError naming the layer when a value is not finite, a branch has collapsed or all weights became zero."""
+        for name, value in (("weight", weight), ("branch scales", self.a), ("g1", self.g1), ("g2", self.g2)):
+            if not torch.isfinite(value).all():
+                raise DbqError(f"layer {layer}: {name} is not finite", "lower learning_rate or scale_learning_rate")
+        if self.g1 == 0 or self.g2 == 0 or (self.a <= COLLAPSED * self.a.amax(1, keepdim=True)).any():
+            raise DbqError(f"layer {layer}: a branch has collapsed (scales {self.a.tolist()[:3]})", "lower scale_learning_rate or use fewer branches")
+        planes = self.decompose(weight).planes
+        if not planes.any():
+            raise DbqError(f"layer {layer}: every weight is zero", "lower learning_rate or weight_decay")
+        unused = [str(j + 1) for j, plane in enumerate(planes) if not plane.any()]
+        if unused:
+            raise DbqError(f"layer {layer}: no weight uses branch {', '.join(unused)}", "lower scale_learning_rate or use fewer branches")

@@ -1,0 +1,50 @@
+"""Levels, thresholds and planes of a sum of ternary branches (DESIGN section 2).
+
+Shapes: G groups share scales (1 for a layer, C_out for per-channel scales), B branches, N = 3^B levels.
+The tie rule, everywhere: a weight exactly on a threshold takes the level above it (step(0) = 1).
+"""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+
+def ternary_vectors(branches: int, device=None) -> Tensor:
+    """(N, B) all vectors of {-1, 0, 1}^B, those with fewer non-zeros first."""
+    vectors = sorted(itertools.product((-1.0, 0.0, 1.0), repeat=branches), key=lambda v: (sum(map(abs, v)), v))
+    return torch.tensor(vectors, device=device)
+
+
+def levels_and_planes(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted levels (G, N) of the branch scales (G, B), and the plane values (G, N, B) that produce each level.
+
+    Where two plane tuples give the same level, both entries hold the one with fewer non-zeros: it is the cheaper one.
+    """
+    vectors = ternary_vectors(scales.shape[1], scales.device).to(scales.dtype)
+    values = scales.new_zeros(scales.shape[0], len(vectors))
+    for branch in range(scales.shape[1]):  # a fixed order of summation: the engine repeats it bit for bit
+        values = values + vectors[:, branch] * scales[:, branch : branch + 1]
+    levels, order = torch.sort(values, dim=1, stable=True)
+    positions = torch.arange(levels.shape[1], device=levels.device).expand_as(order)
+    repeats = torch.zeros_like(levels, dtype=torch.bool)
+    repeats[:, 1:] = levels[:, 1:] == levels[:, :-1]
+    first = torch.cummax(torch.where(repeats, torch.zeros_like(positions), positions), dim=1).values
+    return levels, vectors[order.gather(1, first)]
+
+
+def midpoints(levels: Tensor) -> Tensor:
+    """Thresholds (G, N-1) half-way between neighbouring levels (ASSUMPTION)."""
+    return (levels[:, 1:] + levels[:, :-1]) / 2
+
+
+def assign(x: Tensor, thresholds: Tensor) -> Tensor:
+    """Index (C, K) of the level of each x (C, K) for thresholds (G, N-1), G = 1 or C; ties go up."""
+    if thresholds.shape[0] == 1:
+        return torch.bucketize(x, thresholds[0], right=True)
+    return torch.searchsorted(thresholds.contiguous(), x.contiguous(), right=True)
+
+
+def take(table: Tensor, index: Tensor) -> Tensor:
+    """table (G, N) at index (C, K): the value of each element's level."""
+    return table[0][index] if table.shape[0] == 1 else table.gather(1, index)

@@ -1,0 +1,12 @@
+"""How the temperature rises during training (in units of 1 / largest level)."""
+
+from dbq.config import TemperatureConfig
+
+
+def temperature(config: TemperatureConfig, progress: float) -> float:
+    """The temperature at `progress` (0 at the first step, 1 at the last)."""
+    if config.schedule == "constant":
+        return config.start
+    if config.schedule == "linear":
+        return config.start + (config.end - config.start) * progress
+    return config.start * (config.end / config.start) ** progress

@@ -1,0 +1,137 @@
+"""Networks and methods side by side: the accuracy of every row, and accuracy against each cost."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from dbq.report import labels
+from dbq.report.drawing import FAINT, METHODS, METRIC_LABELS, Drawing, amounts, message, method_name, short_key, styled
+
+
+@styled
+def accuracy_plot(rows: pd.DataFrame, titles: dict[str, str], smoke: bool = False) -> Drawing:
+    """Test top1 of every row of accuracy.csv, grouped by network and data set, with the standard deviation where n > 1.
+
+    titles: data set -> its name in the figure. A row that was not run stands there without a point.
+    """
+    if not (rows.n > 0).any():
+        return message("Nothing was run in this profile.", "Test top1", smoke)
+    rows = rows.assign(group=rows.network + " on " + rows.dataset.map(titles))
+    groups = list(dict.fromkeys(rows.group))
+    height = 0.9 + 0.21 * len(rows) + 0.34 * len(groups) + (0.2 if smoke else 0)
+    figure = Drawing(7.5, height, "Test top1 by network and method", smoke)
+    axes = figure.add_subplot()
+    run = rows[rows.n > 0]
+    spread = run.top1_std.fillna(0)
+    low, high = (run.top1_mean - spread).min(), (run.top1_mean + spread).max()
+    room = max(high - low, 4.0)
+    axes.set_xlim(max(0, low - 0.06 * room), high + 0.3 * room)
+    position, ticks, names = 0.0, [], []
+    for group in groups:
+        axes.text(0.0, position, group, transform=axes.get_yaxis_transform(), fontweight="bold", va="center", fontsize=8.5)
+        position += 1.1
+        for row in rows[rows.group == group].itertuples():
+            ticks.append(position)
+            names.append(short_key(row.key, row.network, row.dataset))
+            _accuracy_row(axes, row, position)
+            position += 1
+        position += 0.5
+    axes.set_yticks(ticks, names, fontsize=8)
+    axes.set_ylim(position - 0.4, -0.8)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("test top1 [%], last epoch")
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def _accuracy_row(axes, row, position: float) -> None:
+    if row.n == 0:
+        axes.text(0.02, position, "not run", transform=axes.get_yaxis_transform(), color=FAINT, va="center", fontsize=8, style="italic")
+        return
+    colour, marker = METHODS.get(method_name(row.method, row.branches), METHODS["float"])
+    spread = row.top1_std if row.n > 1 else None
+    axes.errorbar(row.top1_mean, position, xerr=spread, fmt=marker, color=colour, markersize=5.5, capsize=3, elinewidth=1.2)
+    deviation = f" ± {row.top1_std:.2f}" if row.n > 1 else ""
+    offset = 8 + (0 if spread is None else _points(axes, spread))
+    text = f"{row.top1_mean:.2f}{deviation}  n={row.n}"
+    axes.annotate(text, (row.top1_mean, position), (offset, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def _points(axes, length: float) -> float:
+    """A length along x in points, by the width that the axes will roughly have."""
+    low, high = axes.get_xlim()
+    return length / (high - low) * axes.figure.get_figwidth() * 0.75 * 72
+
+
+def pareto_front(cost, top1) -> np.ndarray:
+    """Which points no other point beats: (n,) of booleans. Beaten: another is no dearer and no worse, and better in one of the two."""
+    cost, top1 = np.asarray(cost, float), np.asarray(top1, float)
+    no_worse = (cost[None] <= cost[:, None]) & (top1[None] >= top1[:, None])
+    better = (cost[None] < cost[:, None]) | (top1[None] > top1[:, None])
+    return ~(no_worse & better).any(1)
+
+
+@styled
+def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool = False) -> Drawing:
+    """Test top1 against one of the costs (log scale), a panel per data set because accuracies on different images don't compare.
+
+    rows: key, network, dataset, method, branches, n, top1_mean, top1_std and the metric. The stairs join the Pareto front.
+    """
+    title = f"Accuracy against {METRIC_LABELS[metric].split(' $')[0]}"
+    lacking = rows[(rows.n > 0) & rows[metric].isna()]
+    rows = rows[(rows.n > 0) & rows[metric].notna()]
+    if rows.empty:
+        return message("No experiment of this profile has both an accuracy and this cost.", title, smoke)
+    note = _counts(rows) + (f"; no {metric} under this reading: {', '.join(lacking.key)}" if len(lacking) else "")
+    panels = [(name, rows[rows.dataset == name]) for name in dict.fromkeys(rows.dataset)]
+    panels.sort(key=lambda panel: -len(panel[1]))
+    # the data set with the most points gets the large panel, the others share a row below it
+    rest = panels[1:]
+    figure = Drawing(8.5, 5.2 + (2.4 if rest else 0), title, smoke, note)
+    grid = figure.add_gridspec(2 if rest else 1, max(1, len(rest)), height_ratios=[4.4, 2.0][: 2 if rest else 1])
+    drawn = [(figure.add_subplot(grid[0, :]), panels[0])]
+    drawn += [(figure.add_subplot(grid[1, index]), panel) for index, panel in enumerate(rest)]
+    for axes, (name, points) in drawn:
+        _pareto_panel(axes, points, metric, titles.get(name, name))
+        axes.title.set_fontsize(10 if axes is drawn[0][0] else 8)
+    drawn[0][0].set_ylabel("test top1 [%]")
+    figure.settle()
+    same_n = rows.n.nunique() == 1
+    for axes, (_, points) in drawn:
+        texts = [f"{row.network} {short_key(row.key, row.network, row.dataset)}" + ("" if same_n else f" (n={row.n})") for row in points.itertuples()]
+        labels.place(axes, list(zip(points[metric].astype(float), points.top1_mean, strict=True)), texts, 8 if axes is drawn[0][0] else 7)
+    return figure
+
+
+def _pareto_panel(axes, points: pd.DataFrame, metric: str, title: str) -> None:
+    cost = points[metric].astype(float).to_numpy()
+    top1 = points.top1_mean.to_numpy()
+    spread = points.top1_std.fillna(0).to_numpy()
+    axes.set_xscale("log")
+    margin = max((cost.max() / cost.min()) ** 0.22, 1.25)
+    axes.set_xlim(cost.min() / margin, cost.max() * margin)
+    low, high = (top1 - spread).min(), (top1 + spread).max()
+    room = max(high - low, 1.0)
+    axes.set_ylim(low - 0.15 * room, high + 0.15 * room)
+    front = np.flatnonzero(pareto_front(cost, top1))
+    front = front[np.argsort(cost[front], kind="stable")]
+    axes.plot(cost[front], top1[front], drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=1)
+    names = [method_name(row.method, row.branches) for row in points.itertuples()]
+    for x, y, error, name in zip(cost, top1, points.top1_std, names, strict=True):
+        colour, marker = METHODS.get(name, METHODS["float"])
+        axes.errorbar(x, y, yerr=None if np.isnan(error) else error, fmt=marker, color=colour, markersize=6.5, capsize=3, zorder=3)
+    amounts(axes.xaxis, log=True, spread=float(axes.get_xlim()[1] / axes.get_xlim()[0]))
+    axes.yaxis.get_major_locator().set_params(nbins=6)
+    axes.set_title(title)
+    axes.set_xlabel(METRIC_LABELS[metric] if len(points) > 1 else METRIC_LABELS[metric].split("cost ")[-1])
+    present = [name for name in METHODS if name in names]
+    if len(present) > 1:
+        handles = [Line2D([], [], linestyle="", color=METHODS[name][0], marker=METHODS[name][1], label=name) for name in present]
+        handles.append(Line2D([], [], color=FAINT, label="Pareto front"))
+        axes.legend(handles=handles, ncols=len(handles), loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, handletextpad=0.3)
+
+
+def _counts(rows: pd.DataFrame) -> str:
+    low, high = int(rows.n.min()), int(rows.n.max())
+    seeds = f"{low}" if low == high else f"{low} to {high}"
+    return f"n = {seeds} seed{'s' if high > 1 else ''} per point" + ("; bars: sample standard deviation" if high > 1 else "")

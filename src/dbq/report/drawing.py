@@ -1,0 +1,128 @@
+"""What all figures share: palette, sizes, the SMOKE mark, and files whose bytes depend on the data alone.
+
+Figures are matplotlib.figure.Figure without pyplot, so that a notebook's own settings neither decide them nor change.
+"""
+
+import functools
+import io
+from pathlib import Path
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
+
+from dbq.files import write_atomically
+
+SMOKE_NOTE = "smoke profile: stand-in images, not evidence"
+INK, FAINT = "#333333", "#9a9a9a"
+# Okabe and Ito's palette, which colour-blind readers can tell apart
+BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"
+# the marker repeats what the colour says
+METHODS = {
+    "float": ("#6b6b6b", "D"), "uniform": (VERMILION, "s"), "DBQ 1T": (SKY, "^"), "DBQ 2T": (BLUE, "o"), "DBQ 3T": (GREEN, "v"),
+}  # fmt: skip
+METRIC_LABELS = {
+    "c_c": "computational cost $C_C$ [FA]", "c_s": "sparsity-aware computational cost $C_S$ [FA]",
+    "c_r": "representational cost $C_R$ [bit]", "c_m": "model storage $C_M$ [bit]",
+}  # fmt: skip
+
+_OWN = {
+    "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "legend.frameon": False, "legend.fontsize": 8, "figure.dpi": 100, "savefig.dpi": 110,
+    # text stays text: files of a few KB that can be searched; ids come from the salt instead of from chance
+    "svg.fonttype": "none", "svg.hashsalt": "dbq",
+}  # fmt: skip
+
+
+@functools.cache
+def _style() -> dict:
+    """matplotlib's defaults with our settings: a user's matplotlibrc must not change a result file."""
+    fixed = {name: value for name, value in matplotlib.rcParamsDefault.items() if name.split(".")[0] not in ("backend", "backend_fallback")}
+    return fixed | _OWN
+
+
+def styled(draw):
+    """Decorator: run a drawing function in our style and restore the caller's settings."""
+
+    @functools.wraps(draw)
+    def wrapped(*arguments, **keywords):
+        with matplotlib.rc_context(_style()):
+            return draw(*arguments, **keywords)
+
+    return wrapped
+
+
+class Drawing(Figure):
+    """A figure of width x height inches that a notebook shows as PNG, whichever backend it has set up.
+
+    smoke adds the watermark and the footer; note is a line at the foot.
+    """
+
+    def __init__(self, width: float, height: float, title: str = "", smoke: bool = False, note: str = ""):
+        super().__init__(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(self)
+        if title:
+            self.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        foot = "\n".join(line for line in (note, SMOKE_NOTE if smoke else "") if line)
+        if foot:
+            self.supxlabel(foot, x=0.01, ha="left", fontsize=7.5, color="#5a5a5a")
+        if smoke:
+            size = min(width, 1.6 * height) * 12
+            self.text(0.5, 0.5, "SMOKE", fontsize=size, rotation=30, ha="center", va="center", color="#000000", alpha=0.07, zorder=10)
+
+    @styled
+    def settle(self) -> None:
+        """Lay out once and keep it: saving in two formats would do it again each time."""
+        if self.get_layout_engine() is not None:
+            self.get_layout_engine().execute(self)
+            self.set_layout_engine("none")
+
+    @styled
+    def bytes(self, kind: str) -> bytes:
+        """The figure as "svg" or "png", without date or version."""
+        self.settle()
+        buffer = io.BytesIO()
+        self.savefig(buffer, format=kind, metadata={"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind])
+        return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.bytes("png")
+
+
+def save(figure: Drawing, path_without_suffix) -> None:
+    """Write NAME.svg and NAME.png."""
+    path = Path(path_without_suffix)
+    for kind in ("svg", "png"):
+        content = figure.bytes(kind)
+        write_atomically(path.with_name(f"{path.name}.{kind}"), lambda file, content=content: file.write(content))
+
+
+@styled
+def message(text: str, title: str = "", smoke: bool = False) -> Drawing:
+    """A figure that says why there is nothing to draw."""
+    figure = Drawing(6, 1.8, title, smoke)
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
+    return figure
+
+
+def method_name(method: str, branches) -> str:
+    """float, uniform or DBQ 2T: how a legend names a quantizer."""
+    return f"DBQ {int(branches)}T" if method == "dbq" else method
+
+
+def short_key(key: str, network: str, dataset: str) -> str:
+    """What an experiment's key adds to NETWORK-DATASET; "float" for the float network itself."""
+    return key.removeprefix(f"{network}-{dataset}").strip("-") or "float"
+
+
+def amounts(axis, log: bool = False, spread: float = 1.0) -> None:
+    """Ticks such as 200M; on a log axis at 1, 2, 5 where the values span more than a factor of 5."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if log and spread > 5 else MaxNLocator(4))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    if log:
+        axis.set_minor_formatter(lambda value, position: "")

@@ -1,0 +1,62 @@
+"""python -m dbq.training KEY: train one pretrain entry or one experiment without notebooks and without DVC."""
+
+import argparse
+import time
+from pathlib import Path
+
+from dbq import config
+from dbq.errors import DbqError, main_with_errors
+from dbq.training import checkpoints, results, runs
+from dbq.training.loop import OutOfTime
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m dbq.training", description=__doc__)
+    parser.add_argument("key", help="a key of pretrain or of experiments in params.yaml")
+    parser.add_argument("--params", default="params.yaml", help="params.yaml, or the same tree as JSON")
+    parser.add_argument("--profile", help="instead of the profile in params.yaml")
+    parser.add_argument("--data", type=Path, help="prepared data set (default data/prepared/PROFILE/DATASET)")
+    parser.add_argument("--float", type=Path, dest="float_model", help="float model (default runs/PROFILE/pretrain/NETWORK-DATASET/model.pt)")
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--out", type=Path, help="also write model and result files there")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--minutes", type=float, help="stop before an epoch that wouldn't end within this time")
+    arguments = parser.parse_args()
+    try:
+        train(arguments)
+    except OutOfTime as message:
+        print(message)
+
+
+def train(arguments) -> None:
+    params = config.read(arguments.params)
+    profile = config.check_profile(arguments.profile or config.lookup(params, "profile"))
+    deadline = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
+    is_float = arguments.key in config.lookup(params, "pretrain")
+    if not is_float and arguments.key not in config.lookup(params, "experiments"):
+        known = ", ".join([*params["pretrain"], *params["experiments"]])
+        raise DbqError(f"{arguments.params}: neither pretrain nor experiments has the key {arguments.key}", f"known keys are {known}")
+    entry = (config.pretrain if is_float else config.experiment)(params, profile, arguments.key)
+    setting = runs.Setting(
+        data=arguments.data or Path("data/prepared") / profile / entry.dataset,
+        checkpoints=arguments.checkpoints, device=arguments.device, threads=arguments.threads, deadline=deadline,
+    )  # fmt: skip
+    if is_float:
+        run = runs.train_float(entry, setting)
+        if arguments.out:
+            results.write_float(run, entry, arguments.out, arguments.out / "model.pt")
+        return
+    path = arguments.float_model or Path("runs") / profile / "pretrain" / entry.pretrain_key / "model.pt"
+    if path.exists():
+        float_state = checkpoints.load(path)["state"]
+    else:
+        print(f"{path} isn't there: the float network comes first")
+        float_state = runs.train_float(config.pretrain(params, profile, entry.pretrain_key), setting).network.state_dict()
+    finished = [runs.train_quantized(entry, seed, float_state, setting) for seed in entry.seeds]
+    if arguments.out:
+        results.write_quantized(finished, entry, arguments.out, arguments.out / "model.pt")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main_with_errors(main))

@@ -1,0 +1,161 @@
+"""The training loop: seeds, epochs, checkpoints, guards, and one printed line per epoch."""
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dbq.config import TemperatureConfig, TrainingConfig
+from dbq.datasets.loader import Batches
+from dbq.errors import DbqError
+from dbq.policies import branch_quantizers, weight_quantizers
+from dbq.quantizers.temperature import temperature
+from dbq.training import optimiser as optimisers
+from dbq.training.checkpoints import Checkpoint
+from dbq.training.evaluation import reestimate_batch_norm, top1
+
+HISTORY = ["seed", "epoch", "learning_rate", "temperature", "train_loss", "train_top1", "val_top1", "soft_hard_gap"]
+CHECK_EVERY = 50  # steps between looks at the loss on a GPU, where each look waits for the device
+
+
+class OutOfTime(Exception):
+    """The time box of a run is used up; its checkpoint is written."""
+
+
+@dataclass
+class Fit:
+    """What a finished training is: the network is changed in place."""
+
+    history: list[dict]
+    val_top1: float
+    checkpoint: Checkpoint
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One number per run and epoch, so that a resumed run sees what an uninterrupted one sees."""
+    return (seed * 1_000_003 + epoch * 7_919 + 17) % (2**63)
+
+
+@contextlib.contextmanager
+def determinism(enabled: bool):
+    """Deterministic kernels inside; the former setting comes back afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(enabled)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def fit(
+    network: nn.Module,
+    train: Batches,
+    validation: Batches,
+    recipe: TrainingConfig,
+    seed: int,
+    checkpoint: Checkpoint,
+    provenance: dict[str, str],
+    annealing: TemperatureConfig | None = None,
+    deadline: float | None = None,
+    log=print,
+) -> Fit:
+    """Train the network in place, or go on from its checkpoint, or adopt it if it is finished.
+
+    deadline: a time.monotonic() after which no epoch is started; OutOfTime is raised then. Raises DbqError for a loss or a quantizer
+    that is not finite, a collapsed branch, and a checkpoint that can't be written.
+    """
+    optimiser = optimisers.build(network, recipe)
+    history, first = [], 0
+    state = checkpoint.read(next(network.parameters()).device, log)
+    if state is not None:
+        network.load_state_dict(state["state"])
+        history, first = state["history"], state["epoch"]
+        if state["finished"]:
+            log(f"{checkpoint.path}: finished after {first} epochs on {state['provenance']['device']}; adopted")
+            return Fit(history, state["val_top1"], checkpoint)
+        optimiser.load_state_dict(state["optimiser"])
+        log(f"{checkpoint.path}: going on after epoch {first}")
+    steps, seconds = len(train), []
+    with determinism(recipe.deterministic):
+        for epoch in range(first, recipe.epochs):
+            if deadline is not None and time.monotonic() + (max(seconds) if seconds else 0) > deadline:
+                raise OutOfTime(f"time is up after {epoch} of {recipe.epochs} epochs; the same command goes on from there")
+            started = time.monotonic()
+            row = _epoch(network, optimiser, train, recipe, seed, epoch, steps, annealing)
+            trained = time.monotonic() - started
+            for name, quantizer, weight in weight_quantizers(network):
+                quantizer.check(weight, name)
+            row |= {"val_top1": top1(network, validation), "soft_hard_gap": soft_hard_gap(network)}
+            history.append({name: row[name] for name in HISTORY})
+            checkpoint.write(
+                state=network.state_dict(), optimiser=optimiser.state_dict(), history=history, epoch=epoch + 1,
+                finished=False, val_top1=row["val_top1"], provenance=provenance,
+            )  # fmt: skip
+            seconds.append(time.monotonic() - started)
+            _print_line(row, recipe.epochs, train.images_per_epoch / trained, (recipe.epochs - epoch - 1) * seconds[-1], log)
+        if recipe.epochs > 0:
+            reestimate_batch_norm(network, train, recipe.bn_batches, epoch_seed(seed, recipe.epochs))
+        val_top1 = top1(network, validation)
+    log(f"validation top1 after batch-norm re-estimation: {val_top1:.2f} %")
+    checkpoint.write(
+        state=network.state_dict(), history=history, epoch=recipe.epochs, finished=True, val_top1=val_top1, provenance=provenance
+    )
+    return Fit(history, val_top1, checkpoint)
+
+
+def _epoch(network, optimiser, train, recipe, seed, epoch, steps, annealing) -> dict:
+    """One pass over the training images; sums stay on the device until the end."""
+    torch.manual_seed(epoch_seed(seed, epoch))  # dropout
+    network.train()
+    quantizers = [quantizer for _, quantizer, _ in branch_quantizers(network)]
+    device = next(network.parameters()).device
+    loss_sum = torch.zeros((), device=device)
+    correct = torch.zeros((), dtype=torch.long, device=device)
+    rate, heat = 0.0, None
+    for index, (images, labels) in enumerate(train.epoch(epoch_seed(seed, epoch))):
+        step = epoch * steps + index
+        rate = optimisers.learning_rate(recipe, step, steps)
+        optimisers.set_learning_rate(optimiser, rate)
+        if annealing is not None:
+            heat = temperature(annealing, step / max(1, recipe.epochs * steps - 1))
+            for quantizer in quantizers:
+                quantizer.temperature.fill_(heat)
+        logits = network(images)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        if (device.type == "cpu" or index % CHECK_EVERY == 0) and not torch.isfinite(loss):
+            raise DbqError(
+                f"epoch {epoch + 1}, step {index + 1}: the loss is {float(loss.detach())}",
+                f"lower learning_rate (now {recipe.learning_rate:g}) or lengthen warmup_epochs; the last finished epoch is kept",
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        loss_sum += loss.detach() * len(labels)
+        correct += (logits.detach().argmax(1) == labels).sum()
+    count = train.images_per_epoch
+    if not torch.isfinite(loss_sum):
+        raise DbqError(f"epoch {epoch + 1}: the loss is not finite", f"lower learning_rate (now {recipe.learning_rate:g})")
+    return {
+        "seed": seed, "epoch": epoch + 1, "learning_rate": rate, "temperature": heat,
+        "train_loss": float(loss_sum) / count, "train_top1": 100.0 * float(correct) / count,
+    }  # fmt: skip
+
+
+def soft_hard_gap(network: nn.Module) -> float | None:
+    """Mean over the layers of ternary branches of mean |Q_T(w) - Q(w)| / v_N; None without such layers."""
+    gaps = [float(quantizer.soft_hard_gap(weight)) for _, quantizer, weight in branch_quantizers(network)]
+    return sum(gaps) / len(gaps) if gaps else None
+
+
+def _print_line(row, epochs, speed, left, log) -> None:
+    gap = "" if row["soft_hard_gap"] is None else f"  gap {row['soft_hard_gap']:.4f}"
+    log(
+        f"seed {row['seed']} epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  train {row['train_top1']:.2f} %  "
+        f"val {row['val_top1']:.2f} %{gap}  {speed:.0f} images/s  {left / 60:.1f} min left"
+    )

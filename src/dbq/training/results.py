@@ -1,0 +1,136 @@
+"""The result files of the pretrain and quantize stages, made from finished runs."""
+
+from pathlib import Path
+
+import torch
+
+from dbq.config import DbqConfig, Experiment, Pretrain
+from dbq.files import write_csv, write_json
+from dbq.policies import COLUMNS, branch_quantizers, weight_quantizers
+from dbq.quantizers import branch_function
+from dbq.quantizers.levels import assign, midpoints
+from dbq.quantizers.temperature import temperature
+from dbq.training import checkpoints
+from dbq.training.loop import HISTORY
+from dbq.training.runs import Run
+
+BINS = 80
+CURVE_POINTS = 401
+
+
+def label(stand_in: bool, device: str, epochs: int) -> str:
+    """How far a number may be believed."""
+    if stand_in:
+        return "SMOKE: stand-in images, not evidence"
+    if epochs == 0:
+        return "MEASURED: external weights, evaluated here"
+    return "MEASURED" if "cpu" not in device else f"MEASURED: CPU-size schedule ({epochs} epochs)"
+
+
+def zero_rates(network) -> tuple[float, list[float]]:
+    """Fraction of zero weights over all quantized layers, and of zeros in each plane of the layers of branches (largest scale first)."""
+    zeros, count, per_branch = 0, 0, []
+    for name, quantizer, weight in weight_quantizers(network):
+        zeros += int((network.get_submodule(name).weight == 0).sum())
+        count += weight.numel()
+        if hasattr(quantizer, "decompose"):
+            planes = quantizer.decompose(weight).planes
+            per_branch.append(torch.stack([(planes == 0).sum((1, 2)), torch.tensor([weight.numel()] * len(planes), device=planes.device)]))
+    if not per_branch:
+        return (zeros / count if count else 0.0), []
+    totals = torch.stack(per_branch).sum(0).double()
+    return zeros / count, [float(rate) for rate in totals[0] / totals[1]]
+
+
+def metrics(entry: Pretrain | Experiment, runs: list[Run]) -> dict:
+    """What tables read; the same schema for float and quantized networks."""
+    quantized = isinstance(entry, Experiment)
+    epochs = len(runs[0].fit.history)
+    rates = [zero_rates(run.network) for run in runs]
+    device, source = runs[0].provenance["device"], runs[0].provenance["data_source"]
+    result = {
+        "status": "run", "key": entry.key, "profile": entry.profile, "network": entry.network, "dataset": entry.dataset,
+        "method": entry.method if quantized else "float", "branches": entry.quantizer.branches if quantized else 0,
+        "weight_bits": entry.quantizer.weight_bits if quantized else 32, "activation_bits": entry.activation_bits if quantized else 32,
+        "epochs": epochs, "seeds": [run.seed for run in runs], "top1": [run.top1 for run in runs],
+        "val_top1": [run.fit.val_top1 for run in runs], "zero_rate": [rate for rate, _ in rates],
+        "device": device, "data_source": source, "label": label(entry.dataset_config.stand_in, device, epochs),
+    }  # fmt: skip
+    if quantized:
+        result |= {"float_key": entry.pretrain_key, "zero_rate_per_branch": [per_branch for _, per_branch in rates]}
+    else:
+        result["weights_source"] = entry.weights.source if entry.weights else "trained here"
+    return result
+
+
+def write_float(run: Run, entry: Pretrain, folder, model) -> dict:
+    """Write metrics.json, history.csv and the model file; return the metrics."""
+    values = metrics(entry, [run])
+    checkpoints.save(model, {"key": entry.key, "network": entry.network, "image_size": run.image_size, "state": run.network.state_dict()})
+    write_json(Path(folder) / "metrics.json", values)
+    write_csv(Path(folder) / "history.csv", run.fit.history, HISTORY)
+    return values
+
+
+def write_quantized(runs: list[Run], entry: Experiment, folder, model) -> dict:
+    """Write metrics.json, history.csv, policy.csv, weights.json, annealing.json and the model file of all seeds."""
+    folder = Path(folder)
+    values = metrics(entry, runs)
+    states = {str(run.seed): run.network.state_dict() for run in runs}
+    checkpoints.save(model, {"key": entry.key, "network": entry.network, "image_size": runs[0].image_size, "states": states})
+    write_json(folder / "metrics.json", values)
+    write_csv(folder / "history.csv", [row for run in runs for row in run.fit.history], HISTORY)
+    write_csv(folder / "policy.csv", [row.as_dict() for row in runs[0].policy], COLUMNS)
+    write_json(folder / "weights.json", {"layers": weight_histograms(runs[0].network)})
+    write_json(folder / "annealing.json", annealing_curves(entry, runs[0].network))
+    return values
+
+
+@torch.no_grad()
+def weight_histograms(network) -> list[dict]:
+    """Per layer of branches: histogram of the pre-scaled master weights, levels, thresholds, and weights per level (the first group's)."""
+    layers = []
+    for name, quantizer, weight in branch_quantizers(network):
+        levels = quantizer.levels()[:1]
+        rows = quantizer.g1 * weight.flatten(1)
+        rows = rows if len(quantizer.a) == 1 else rows[:1]
+        edge = float(rows.abs().max().clamp_min(levels.max())) * 1.02
+        edges = torch.linspace(-edge, edge, BINS + 1)
+        counts = torch.histc(rows, BINS, -edge, edge)
+        level_counts = torch.bincount(assign(rows, midpoints(levels)).flatten(), minlength=levels.shape[1])
+        layers.append({
+            "name": name, "edges": edges.tolist(), "counts": counts.int().tolist(), "levels": levels[0].tolist(),
+            "thresholds": midpoints(levels)[0].tolist(), "level_counts": level_counts.tolist(),
+        })  # fmt: skip
+    return layers
+
+
+@torch.no_grad()
+def annealing_curves(entry: Experiment, network) -> dict:
+    """The transfer curve of the first layer of branches, with its final scales, at the temperatures of five epochs, and hard."""
+    first = next(iter(branch_quantizers(network)), None)
+    if first is None or not isinstance(entry.quantizer, DbqConfig):
+        return {}
+    name, quantizer, _ = first
+    a, one = quantizer.a[:1], torch.ones((), device=quantizer.a.device)
+    x = torch.linspace(-1.3, 1.3, CURVE_POINTS, device=a.device)[None] * a.sum()
+    epochs = max(1, entry.training.epochs)
+    curves = []
+    for epoch in sorted({0, epochs // 4, epochs // 2, 3 * epochs // 4, epochs}):
+        heat = temperature(entry.quantizer.temperature, epoch / epochs)
+        outputs = branch_function.soft(x, a, one, one, (heat / a.sum(1, keepdim=True)))
+        curves.append({"epoch": epoch, "temperature": heat, "outputs": outputs[0].tolist()})
+    return {"layer": name, "inputs": x[0].tolist(), "curves": curves, "hard": branch_function.hard(x, a, one, one)[0].tolist()}
+
+
+@torch.no_grad()
+def branch_table(network) -> list[dict]:
+    """Per layer of branches: scales, zero rates of the planes, soft-hard gap."""
+    rows = []
+    for name, quantizer, weight in branch_quantizers(network):
+        parts = quantizer.decompose(weight)
+        zero = [round(float((plane == 0).float().mean()), 3) for plane in parts.planes]
+        scales = [round(value, 4) for value in parts.scales.mean(0).tolist()]
+        gap = round(float(quantizer.soft_hard_gap(weight)), 5)
+        rows.append({"layer": name, "branch_scales": scales, "zero_rate_per_branch": zero, "soft_hard_gap": gap})
+    return rows

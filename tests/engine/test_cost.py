@@ -1,0 +1,165 @@
+"""The cost model against independent counts, and metamorphic properties."""
+
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dbq import networks
+from dbq.engine import cost
+from dbq.engine.cost import LayerWeights
+from dbq.errors import DbqError
+from dbq.networks.count import LayerShape, layer_shapes
+
+READINGS = st.sampled_from(cost.READINGS)
+
+
+def sibling_totals(network, size, weight_bits, activation_bits, bias):
+    """Written from the description of the published code, with hooks of its own and float logarithms."""
+    computational, representational = 0, 0
+
+    def hook(module, inputs, output):
+        nonlocal computational, representational
+        length = module.weight[0].numel() + bias
+        outputs = output.numel()
+        adder = activation_bits + weight_bits + math.ceil(math.log2(length)) - 1
+        computational += outputs * (length * activation_bits * weight_bits + (length - 1) * adder)
+        biases = module.weight.shape[0] * bias
+        representational += weight_bits * (module.weight.numel() + biases) + activation_bits * inputs[0].numel()
+
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(hook)
+    network.eval()(torch.zeros(1, 3, size, size))
+    return computational, representational
+
+
+@pytest.mark.parametrize("count_bias", [False, True])
+@pytest.mark.parametrize(("name", "form", "size", "classes"), [("resnet20", "32x32", 32, 10), ("mobilenet_v1", "224x224", 224, 1000)])
+def test_fixed_point_equals_the_published_formula(name, form, size, classes, count_bias):
+    network = networks.build(name, classes, form)
+    layers = [(shape, cost.dense_weights(shape, 8, 0), 8) for shape in layer_shapes(network, (3, size, size))]
+    total = cost.network_cost(layers, "adder_only", count_bias, 8)
+    assert (total["c_c"], total["c_r"]) == sibling_totals(network, size, 8, 8, int(count_bias))
+    assert total["c_s"] == total["c_c"]
+
+
+def test_the_command_prints_what_the_functions_count():
+    command = [sys.executable, "-m", "dbq.engine.cost", "resnet20", "--weight-bits", "8", "--activation-bits", "8"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "src"}).stdout
+    expected, _ = sibling_totals(networks.build("resnet20", 10, "32x32"), 32, 8, 8, 0)
+    assert f"{expected:,} FA" in printed
+    assert "40,551,040" in printed
+
+
+@pytest.mark.parametrize("words", [["resnet21"], ["resnet20", "--weight-bits", "0"], ["resnet20", "--form", "1x1"], ["resnet20", "--branches", "1", "--reading", "free"]])
+def test_bad_arguments_are_one_line(words):
+    done = subprocess.run([sys.executable, "-m", "dbq.engine.cost", *words], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "src"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@given(st.integers(1, 5000))
+@settings(deadline=None, max_examples=50)
+def test_ceil_log2_is_exact(value):
+    assert int(cost.ceil_log2(value)) == (value - 1).bit_length()
+
+
+def shape_of(length, channels, per_filter=3):
+    return LayerShape("layer", "conv", channels * per_filter, length, channels, length * channels, 0, 50)
+
+
+@st.composite
+def ternary_layers(draw):
+    length, channels, branches = draw(st.integers(1, 40)), draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    counts = draw(st.lists(st.integers(0, length), min_size=branches * channels, max_size=branches * channels))
+    return shape_of(length, channels), LayerWeights("ternary", 2, branches, np.array(counts).reshape(branches, channels), branches)
+
+
+def adders(shape, weights, reading="adder_only", bits=8, count_bias=False):
+    return cost.layer_cost(shape, weights, bits, reading, count_bias, 8)
+
+
+def with_nonzeros(weights, nonzeros):
+    return LayerWeights(weights.kind, weights.bits, len(nonzeros), np.asarray(nonzeros), weights.scales)
+
+
+@given(ternary_layers(), READINGS, st.booleans(), st.data())
+@settings(deadline=None, max_examples=50)
+def test_more_zeros_never_cost_more(layer, reading, count_bias, data):
+    shape, weights = layer
+    fewer = np.array([[data.draw(st.integers(0, int(count))) for count in row] for row in weights.nonzeros])
+    assert adders(shape, with_nonzeros(weights, fewer), reading, 8, count_bias)["c_s"] <= adders(shape, weights, reading, 8, count_bias)["c_s"]
+
+
+@given(ternary_layers(), READINGS, st.randoms())
+@settings(deadline=None, max_examples=50)
+def test_the_order_of_filters_and_branches_never_matters(layer, reading, random):
+    shape, weights = layer
+    columns, rows = list(range(shape.channels_out)), list(range(weights.branches))
+    random.shuffle(columns)
+    random.shuffle(rows)
+    assert adders(shape, with_nonzeros(weights, weights.nonzeros[rows][:, columns]), reading) == adders(shape, weights, reading)
+
+
+@given(ternary_layers(), READINGS)
+@settings(deadline=None, max_examples=50)
+def test_splitting_the_filters_is_additive(layer, reading):
+    shape, weights = layer
+    parts = [adders(shape_of(shape.length, 1), with_nonzeros(weights, weights.nonzeros[:, [c]]), reading) for c in range(shape.channels_out)]
+    whole = adders(shape, weights, reading)
+    assert whole["c_c"] == sum(part["c_c"] for part in parts)
+    assert whole["c_s"] == sum(part["c_s"] for part in parts)
+
+
+@given(ternary_layers(), READINGS, st.integers(1, 12))
+@settings(deadline=None, max_examples=50)
+def test_another_bit_or_branch_is_never_cheaper(layer, reading, bits):
+    shape, weights = layer
+    assert adders(shape, weights, reading, bits)["c_s"] <= adders(shape, weights, reading, bits + 1)["c_s"]
+    more = with_nonzeros(weights, np.vstack([weights.nonzeros, weights.nonzeros[:1]]))
+    for name in ("c_c", "c_s", "c_r", "c_m"):
+        assert adders(shape, weights, reading)[name] <= adders(shape, more, reading)[name]
+    fixed = [LayerWeights("fixed_point", width, 1, weights.nonzeros[:1], 1) for width in (bits, bits + 1)]
+    assert adders(shape, fixed[0])["c_s"] <= adders(shape, fixed[1])["c_s"]
+
+
+@given(st.integers(1, 60), st.integers(1, 3), READINGS, st.booleans())
+@settings(deadline=None, max_examples=50)
+def test_a_dense_plane_costs_what_the_dense_formula_says(length, branches, reading, count_bias):
+    shape = shape_of(length, 4)
+    row = adders(shape, cost.dense_weights(shape, 2, branches), reading, 8, count_bias)
+    assert row["c_s"] == row["c_c"]
+
+
+def test_ternary_layer_by_hand():
+    """D = 5, 8-bit inputs, 2 branches with 5 and 2 non-zeros, 8-bit scales, 3 positions."""
+    shape = shape_of(5, 1)
+    row = adders(shape, LayerWeights("ternary", 2, 2, np.array([[5], [2]]), 2))
+    first, second = 4 * (8 + 3), 1 * (8 + 1)
+    scales = (8 + 1 + 3) * 8 + (8 + 1 + 1) * 8
+    assert row["c_s"] == 3 * (first + second + scales + (8 + 1 + 3 + 8))
+    assert row["c_m"] == 5 * 4 + 2 * 8
+    assert row["c_r"] == 5 * 4 + 50 * 8
+
+
+def test_an_empty_branch_costs_nothing_and_float_has_no_adders():
+    shape = shape_of(5, 1)
+    one = adders(shape, LayerWeights("ternary", 2, 1, np.array([[5]]), 1))
+    two = adders(shape, LayerWeights("ternary", 2, 2, np.array([[5], [0]]), 2))
+    assert one["c_s"] == two["c_s"]
+    row = adders(shape, LayerWeights("float", 32, 0, np.array([[5]]), 0))
+    assert row["c_c"] is None
+    assert row["c_s"] is None
+    with pytest.raises(DbqError, match="unknown kind"):
+        adders(shape, LayerWeights("octal", 8, 1, np.array([[5]]), 1))
+    with pytest.raises(DbqError, match="layer layer: non-zeros"):
+        adders(shape, LayerWeights("ternary", 2, 1, np.array([[6]]), 1))

@@ -1,0 +1,110 @@
+"""Published multiply-adds and parameters, and torch's own counter."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dbq import networks
+from dbq.errors import DbqError
+from dbq.files import sha256_of
+from dbq.networks.count import layer_shapes, macs, parameters
+from dbq.networks.external import load_external
+
+CASES = [(name, form) for name in networks.NAMES for form in networks.FORMS if (name, form) != ("resnet20", "224x224")]
+
+
+@pytest.mark.parametrize(("name", "form"), CASES)
+def test_multiply_adds_equal_torchs_flop_counter(name, form):
+    size = int(form.partition("x")[0])
+    network = networks.build(name, 10, form).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, size, size))
+    assert macs(network, (3, size, size)) == counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "classes", "published_macs", "published_parameters"),
+    [
+        ("mobilenet_v1", "224x224", 1000, 568_740_352, 4_231_976),
+        ("mobilenet_v2", "224x224", 1000, 300_774_272, 3_504_872),
+        ("shufflenet_v2", "224x224", 1000, None, 2_278_604),
+        ("resnet20", "32x32", 10, 40.55e6, 269_722),
+    ],
+)
+def test_published_counts(name, form, classes, published_macs, published_parameters):
+    size = int(form.partition("x")[0])
+    network = networks.build(name, classes, form)
+    assert parameters(network) == published_parameters
+    if published_macs is not None:
+        assert macs(network, (3, size, size)) == pytest.approx(published_macs, rel=1e-4 if name == "resnet20" else 0)
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_small_images_and_class_counts(name):
+    network = networks.build(name, 7, "32x32").eval()
+    for size in (8, 32):
+        assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_every_convolution_has_a_batch_norm_and_every_relu_is_its_own(name):
+    network = networks.build(name, 10, "32x32")
+    calls = []
+    for module in network.modules():
+        if isinstance(module, (nn.ReLU, nn.ReLU6)):
+            module.register_forward_hook(lambda module, *_: calls.append(module))
+    network.eval()(torch.zeros(1, 3, 16, 16))
+    assert len(calls) == len(set(calls)) > 0
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    assert convolutions == sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+def test_kinds_of_layers():
+    kinds = [shape.kind for shape in layer_shapes(networks.build("mobilenet_v1", 10, "32x32"), (3, 32, 32))]
+    assert kinds == ["first", *["depthwise", "pointwise"] * 13, "classifier"]
+
+
+def test_counting_leaves_the_network_as_it_was():
+    network = networks.build("resnet20", 10, "32x32")
+    network.layer1.eval()
+    modes = [module.training for module in network.modules()]
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    layer_shapes(network, (3, 32, 32))
+    assert modes == [module.training for module in network.modules()]
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "form", "words"), [("resnet19", "32x32", "resnet20"), ("resnet20", "64x64", "32x32"), ("resnet20", "224x224", "no 224x224 form")])
+def test_unknown_networks_and_forms(name, form, words):
+    with pytest.raises(DbqError, match=words):
+        networks.build(name, 10, form)
+
+
+def test_external_weights_are_checked(tmp_path):
+    network = networks.build("resnet20", 10, "32x32")
+    path = tmp_path / "weights.th"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}, path)
+    other = networks.build("resnet20", 10, "32x32")
+    load_external(other, path, sha256_of(path))
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
+    with pytest.raises(DbqError, match=r"weights\.th: sha256 is .*expected 0000"):
+        load_external(other, path, "0" * 64)
+    with pytest.raises(DbqError, match="weights of another network"):
+        load_external(networks.build("mobilenet_v1", 10, "32x32"), path, sha256_of(path))
+    with pytest.raises(DbqError, match="no such file"):
+        load_external(other, tmp_path / "nothing.th", "0" * 64)
+
+
+def test_option_a_shortcut():
+    """Every other pixel, zero channels on both sides, against a loop."""
+    from dbq.networks.resnet20 import PadShortcut
+
+    x = torch.randn(2, 4, 6, 6)
+    y = PadShortcut(2)(x)
+    assert y.shape == (2, 8, 3, 3)
+    for channel in range(8):
+        for row in range(3):
+            for column in range(3):
+                expected = x[:, channel - 2, 2 * row, 2 * column] if 2 <= channel < 6 else torch.zeros(2)
+                assert torch.equal(y[:, channel, row, column], expected)

@@ -1,0 +1,99 @@
+"""The closed-form backward pass against finite differences and autograd, in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dbq.quantizers import branch_function
+from dbq.quantizers.branch_function import BranchQuantize
+from dbq.quantizers.levels import ternary_vectors
+
+
+def problem(branches, groups, seed):
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    a = torch.tensor([0.9, 0.37, 0.11], dtype=torch.float64)[:branches].repeat(groups, 1)
+    a = a * (1 + 0.1 * torch.rand(a.shape, generator=generator, dtype=torch.float64))
+    g1, g2 = (torch.tensor(value, dtype=torch.float64) for value in (0.8, 1.3))
+    temperature = torch.full((groups, 1), 4.0, dtype=torch.float64)
+    return w, a, g1, g2, temperature
+
+
+@pytest.mark.parametrize("branches", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_soft_gradient_equals_finite_differences(branches, groups):
+    inputs = problem(branches, groups, branches)
+    leaves = [value.clone().requires_grad_() for value in inputs[:4]]
+    assert torch.autograd.gradcheck(lambda *x: BranchQuantize.apply(*x, inputs[4], False, 1.0), leaves, atol=1e-6)
+
+
+@pytest.mark.parametrize("branches", [1, 2, 3])
+def test_forward_equals_the_formula_level_by_level(branches):
+    w, a, g1, g2, temperature = problem(branches, 1, 7)
+    levels = sorted(float(value) for value in ternary_vectors(branches).double() @ a[0])
+    for value, soft, hard in zip(
+        w.flatten(),
+        branch_function.soft(w, a, g1, g2, temperature).flatten(),
+        branch_function.hard(w, a, g1, g2).flatten(),
+        strict=True,
+    ):
+        expected_soft, expected_hard = levels[0], levels[0]
+        for low, high in zip(levels, levels[1:], strict=False):
+            x = g1 * value - (low + high) / 2
+            expected_soft += (high - low) * torch.sigmoid(4.0 * x)
+            expected_hard += (high - low) * float(x >= 0)
+        assert torch.isclose(soft, g2 * expected_soft)
+        assert torch.isclose(hard, g2 * expected_hard)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_hard_forward_gradient_is_the_surrogate(groups):
+    """Reference: steps whose derivative is the sigmoid's, differentiated by autograd."""
+    w, a, g1, g2, temperature = problem(2, groups, 3)
+
+    def reference(w, a, g1, g2):
+        values, _ = torch.sort(a @ ternary_vectors(2).double().T, dim=1)
+        result = values[:, :1].expand_as(w)
+        for i in range(values.shape[1] - 1):
+            x = g1 * w - ((values[:, i] + values[:, i + 1]) / 2)[:, None]
+            soft = torch.sigmoid(temperature * x)
+            step = soft + ((x >= 0).double() - soft).detach()
+            result = result + (values[:, i + 1] - values[:, i])[:, None] * step
+        return g2 * result
+
+    gradients = []
+    for function in (reference, lambda *x: BranchQuantize.apply(*x, temperature, True, 1.0)):
+        leaves = [value.clone().requires_grad_() for value in (w, a, g1, g2)]
+        output = function(*leaves)
+        gradients.append(torch.autograd.grad((output * torch.arange(24.0).view(4, 6).double()).sum(), leaves))
+    for expected, actual in zip(*gradients, strict=True):
+        assert torch.allclose(expected, actual, rtol=1e-9)
+
+
+def test_soft_tends_to_hard_as_the_temperature_grows():
+    w, a, g1, g2, _ = problem(2, 1, 5)
+    hard = branch_function.hard(w, a, g1, g2)
+    gaps = [(branch_function.soft(w, a, g1, g2, torch.full((1, 1), t, dtype=torch.float64)) - hard).abs().mean() for t in (5, 50, 5e3)]
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[2] < 1e-3
+
+
+@given(st.floats(0.05, 3), st.integers(1, 3))
+@settings(deadline=None, max_examples=25)
+def test_a_weight_on_a_threshold_takes_the_level_above(scale, branches):
+    a = torch.tensor([[scale, scale / 3, scale / 9][:branches]])
+    from dbq.quantizers.levels import levels_and_planes, midpoints
+
+    levels, _ = levels_and_planes(a)
+    one = torch.tensor(1.0)
+    assert torch.equal(branch_function.hard(midpoints(levels), a, one, one), levels[:, 1:])
+
+
+def test_only_the_inputs_are_saved_for_backward():
+    w, a, g1, g2, temperature = (value.float() for value in problem(3, 1, 0))
+    w = w.requires_grad_()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda tensor: tensor):
+        BranchQuantize.apply(w, a, g1, g2, temperature, False, 1.0)
+    assert sum(saved) == w.numel() + a.numel() + 3
