@@ -16,7 +16,9 @@ def main() -> None:
     done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"], capture_output=True, text=True)
     # a stage that would run can also make the dry run itself fail at the next one, where an input is missing
     if stages := stages_to_run(done.stdout + done.stderr):
-        raise DbqError(f"dvc.lock is older than the tree; stages that would run: {', '.join(stages)}", "run `dvc repro` and commit dvc.lock")
+        raise DbqError(
+            f"dvc.lock is older than the tree; stages that would run: {', '.join(stages)}", "run `dvc repro` and commit dvc.lock"
+        )
     if done.returncode:
         raise DbqError(f"`dvc repro --dry` failed: {done.stderr[-2000:]}", "correct dvc.yaml or params.yaml")
     print("dvc.lock is up to date")

@@ -80,7 +80,13 @@ class _Quantize(torch.autograd.Function):
             if ctx.low < 0:
                 clip_grad = clip_grad - (grad * (x <= ctx.low)).sum()
         # a pool's gradient comes in another memory format and would slow down every batch norm behind it (1.6 times a step)
-        grad = grad.contiguous(memory_format=torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format) if x.ndim == 4 else grad
+        grad = (
+            grad.contiguous(
+                memory_format=torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+            )
+            if x.ndim == 4
+            else grad
+        )
         return torch.ops.aten.hardtanh_backward(grad, x, ctx.low, ctx.high), clip_grad, None, None, None
 
 
@@ -107,7 +113,9 @@ def insert(network: nn.Module, bits: int, config: ActivationConfig, images: Tens
     for site in sites:
         clip, source = clips[site.name]
         if not clip > 0 or clip == float("inf"):
-            raise DbqError(f"layer {site.name}: its activations have the range {clip}", "check the float network: the layer is dead or diverged")
+            raise DbqError(
+                f"layer {site.name}: its activations have the range {clip}", "check the float network: the layer is dead or diverged"
+            )
         width = max(bits, IMAGE_BITS) if site.name == first_layer else bits
         quantizer = ActivationQuantizer(width, site.signed, clip, source, config.clip == "learnt").to(images.device)
         quantizers[site.name] = quantizer

@@ -1,6 +1,6 @@
 """What quantization costs per training step, as a ratio to the float step measured in the same interleaved run.
 
-    python -m dbq.benchmark step     # about a minute on 2 CPU cores; expected: at most 1.10 for ResNet-20
+python -m dbq.benchmark step     # about a minute on 2 CPU cores; expected: at most 1.10 for ResNet-20
 """
 
 import argparse
@@ -27,7 +27,9 @@ def measure(params: dict, experiments: list[str], profile: str, batch_size: int,
     for name in ("float", *experiments):
         torch.manual_seed(0)
         entry = first if name == "float" else config.experiment(params, profile, name)
-        network = networks.build(entry.network, entry.dataset_config.classes, entry.dataset_config.form).to(memory_format=torch.channels_last)
+        network = networks.build(entry.network, entry.dataset_config.classes, entry.dataset_config.form).to(
+            memory_format=torch.channels_last
+        )
         if name != "float":
             policies.quantize(network, entry, images[:64])
         trainees[name] = (network.train(), optimiser.build(network, entry.training))
@@ -47,13 +49,18 @@ def measure(params: dict, experiments: list[str], profile: str, batch_size: int,
 def main():
     parser = argparse.ArgumentParser(prog="python -m dbq.benchmark", description=__doc__)
     parser.add_argument("what", choices=["step"])
-    parser.add_argument("--experiments", nargs="+", default=["resnet20-cifar10-dbq-1t", "resnet20-cifar10-dbq-2t", "resnet20-cifar10-dbq-3t"])
+    parser.add_argument(
+        "--experiments", nargs="+", default=["resnet20-cifar10-dbq-1t", "resnet20-cifar10-dbq-2t", "resnet20-cifar10-dbq-3t"]
+    )
     parser.add_argument("--profile", default="smoke", help="whose settings are used; the images are random and of the form's size")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=15)
     arguments = parser.parse_args()
     seconds = measure(config.read(), arguments.experiments, arguments.profile, arguments.batch_size, arguments.steps)
-    print(f"batch {arguments.batch_size}, {arguments.steps} steps of each in turn, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"batch {arguments.batch_size}, {arguments.steps} steps of each in turn, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     for name, values in seconds.items():
         # each step is compared with the float step beside it: the machine's speed drifts
         ratios = [value / base for value, base in zip(values, seconds["float"], strict=True)]

@@ -213,7 +213,9 @@ def dataset(params: dict, profile: str, name: str) -> DatasetConfig:
     where = f"datasets.{name}.{check_profile(profile)}"
     mapping = lookup(params, "datasets", name, profile)
     if mapping is None:
-        raise DbqError(f"{where}: null, so the profile {profile} doesn't prepare this data set", "choose another profile, or write an entry")
+        raise DbqError(
+            f"{where}: null, so the profile {profile} doesn't prepare this data set", "choose another profile, or write an entry"
+        )
     config = parse(DatasetConfig, mapping, where)
     if set(config.augment) != {"pad", "flip"}:
         raise DbqError(f"{where}.augment: expected the keys pad and flip", "write augment: {pad: 4, flip: true}")

@@ -1,12 +1,10 @@
-"""Reading and writing files so that a crash, a full disk or a hostile archive loses nothing."""
+"""Reading and writing files so that a crash or a full disk loses nothing."""
 
 import csv
 import hashlib
 import json
 import os
-import tarfile
 import tempfile
-import zipfile
 from pathlib import Path
 
 from dbq.errors import DbqError
@@ -92,30 +90,3 @@ def read_csv(path) -> list[dict]:
             return list(csv.DictReader(file))
     except FileNotFoundError:
         raise DbqError(f"{path}: no such file", "run the stage that writes it (`dvc repro`)") from None
-
-
-def extract_archive(archive, folder) -> None:
-    """Unpack a tar (any compression) or zip into folder; a member that would land outside it is refused.
-
-    Raises DbqError for a truncated archive, an unknown format, and a member that leaves the folder or is a link or a device.
-    """
-    archive, folder = Path(archive), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                for name in opened.namelist():
-                    if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                        raise DbqError(f"{archive}: its member {name!r} would be written outside {folder}", "don't use this archive")
-                opened.extractall(folder)
-        else:
-            with tarfile.open(archive) as opened:
-                opened.extractall(folder, filter="data")
-    except (tarfile.FilterError, zipfile.BadZipFile) as error:
-        raise DbqError(f"{archive}: unsafe or damaged archive ({error})", "don't use this archive; get it again from its source") from error
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise DbqError(f"{archive}: damaged or not an archive ({error})", "delete it and download it again") from error
-    except Exception as error:  # lzma and zlib raise their own types for truncated streams
-        if isinstance(error, DbqError):
-            raise
-        raise DbqError(f"{archive}: damaged archive ({error})", "delete it and download it again") from error

@@ -1,6 +1,6 @@
 """The layer policy: which layer gets which quantizer, resolved to a table with a reason for every layer."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -17,9 +17,6 @@ REASONS = {
     "depthwise": "depthwise: short dot products, few weights, no redundancy between channels",
     "classifier": "classifier: its outputs are the logits",
 }
-COLUMNS = [
-    "layer", "kind", "quantizer", "weight_bits", "branches", "activation_bits", "activation_signed", "activation_clip", "clip_source", "reason",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,9 @@ class PolicyRow:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+
+COLUMNS = [column.name for column in fields(PolicyRow)]
 
 
 def quantize(network: nn.Module, experiment: Experiment, images: Tensor) -> list[PolicyRow]:
@@ -57,7 +57,9 @@ def quantize(network: nn.Module, experiment: Experiment, images: Tensor) -> list
 def _quantize_layer(network, shape: LayerShape, experiment: Experiment, activation) -> PolicyRow:
     layer = network.get_submodule(shape.name)
     choice = getattr(experiment.policy, shape.kind) if shape.kind in REASONS else experiment.policy.other
-    reason = f"{REASONS[shape.kind]}; the policy says {choice}" if choice != "method" and shape.kind in REASONS else f"{shape.kind}: the method"
+    reason = (
+        f"{REASONS[shape.kind]}; the policy says {choice}" if choice != "method" and shape.kind in REASONS else f"{shape.kind}: the method"
+    )
     if choice == "method":
         config = experiment.quantizer
         quantizer, bits, branches = experiment.method, config.weight_bits, config.branches
@@ -70,7 +72,9 @@ def _quantize_layer(network, shape: LayerShape, experiment: Experiment, activati
         parametrize.register_parametrization(layer, "weight", module)
     elif quantizer == "uniform":
         parametrize.register_parametrization(layer, "weight", UniformQuantizer(bits).to(layer.weight.device))
-    clip = (activation.bits, activation.signed, float(activation.clip.detach()), activation.source) if activation else (32, True, 0.0, "float")
+    clip = (
+        (activation.bits, activation.signed, float(activation.clip.detach()), activation.source) if activation else (32, True, 0.0, "float")
+    )
     return PolicyRow(shape.name, shape.kind, quantizer, bits, branches, *clip, reason)
 
 

@@ -59,9 +59,14 @@ def test_the_command_prints_what_the_functions_count():
     assert "40,551,040" in printed
 
 
-@pytest.mark.parametrize("words", [["resnet21"], ["resnet20", "--weight-bits", "0"], ["resnet20", "--form", "1x1"], ["resnet20", "--branches", "1", "--reading", "free"]])
+@pytest.mark.parametrize(
+    "words",
+    [["resnet21"], ["resnet20", "--weight-bits", "0"], ["resnet20", "--form", "1x1"], ["resnet20", "--branches", "1", "--reading", "free"]],
+)
 def test_bad_arguments_are_one_line(words):
-    done = subprocess.run([sys.executable, "-m", "dbq.engine.cost", *words], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "src"})
+    done = subprocess.run(
+        [sys.executable, "-m", "dbq.engine.cost", *words], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "src"}
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
@@ -97,7 +102,9 @@ def with_nonzeros(weights, nonzeros):
 def test_more_zeros_never_cost_more(layer, reading, count_bias, data):
     shape, weights = layer
     fewer = np.array([[data.draw(st.integers(0, int(count))) for count in row] for row in weights.nonzeros])
-    assert adders(shape, with_nonzeros(weights, fewer), reading, 8, count_bias)["c_s"] <= adders(shape, weights, reading, 8, count_bias)["c_s"]
+    assert (
+        adders(shape, with_nonzeros(weights, fewer), reading, 8, count_bias)["c_s"] <= adders(shape, weights, reading, 8, count_bias)["c_s"]
+    )
 
 
 @given(ternary_layers(), READINGS, st.randoms())
@@ -114,7 +121,9 @@ def test_the_order_of_filters_and_branches_never_matters(layer, reading, random)
 @settings(deadline=None, max_examples=50)
 def test_splitting_the_filters_is_additive(layer, reading):
     shape, weights = layer
-    parts = [adders(shape_of(shape.length, 1), with_nonzeros(weights, weights.nonzeros[:, [c]]), reading) for c in range(shape.channels_out)]
+    parts = [
+        adders(shape_of(shape.length, 1), with_nonzeros(weights, weights.nonzeros[:, [c]]), reading) for c in range(shape.channels_out)
+    ]
     whole = adders(shape, weights, reading)
     assert whole["c_c"] == sum(part["c_c"] for part in parts)
     assert whole["c_s"] == sum(part["c_s"] for part in parts)

@@ -75,7 +75,10 @@ def test_counting_leaves_the_network_as_it_was():
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize(("name", "form", "words"), [("resnet19", "32x32", "resnet20"), ("resnet20", "64x64", "32x32"), ("resnet20", "224x224", "no 224x224 form")])
+@pytest.mark.parametrize(
+    ("name", "form", "words"),
+    [("resnet19", "32x32", "resnet20"), ("resnet20", "64x64", "32x32"), ("resnet20", "224x224", "no 224x224 form")],
+)
 def test_unknown_networks_and_forms(name, form, words):
     with pytest.raises(DbqError, match=words):
         networks.build(name, 10, form)

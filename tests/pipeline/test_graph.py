@@ -102,7 +102,6 @@ def test_adding_an_experiment_in_front_and_reordering_run_nothing_else(project):
     assert set(project.repro()) <= {"tables", "report"}
 
 
-
 def test_editing_another_profile_runs_nothing_but_tables(project):
     project.params["schedules"]["finetune"]["paper"]["epochs"] += 1
     project.params["datasets"]["cifar10"]["paper"]["split_seed"] += 1

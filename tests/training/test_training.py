@@ -41,7 +41,9 @@ def data(params, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def float_run(params, data, tmp_path_factory):
-    return runs.train_float(config.pretrain(params, "smoke", "resnet20-cifar10"), runs.Setting(data, tmp_path_factory.mktemp("float"), **QUIET))
+    return runs.train_float(
+        config.pretrain(params, "smoke", "resnet20-cifar10"), runs.Setting(data, tmp_path_factory.mktemp("float"), **QUIET)
+    )
 
 
 def quantized(params, data, float_run, folder, seed=0, **changes):
@@ -52,7 +54,9 @@ def quantized(params, data, float_run, folder, seed=0, **changes):
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(params, data, float_run, tmp_path):
-    digests = [tensors_digest(quantized(params, data, float_run, tmp_path / str(i), seed).network.state_dict()) for i, seed in enumerate((0, 0, 1))]
+    digests = [
+        tensors_digest(quantized(params, data, float_run, tmp_path / str(i), seed).network.state_dict()) for i, seed in enumerate((0, 0, 1))
+    ]
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
 
@@ -143,8 +147,15 @@ def test_result_files_hold_what_the_network_is(params, data, float_run, tmp_path
     assert run.top1 == pytest.approx(100 * correct / len(test.labels))
 
 
-def test_a_loss_that_explodes_stops_with_the_key(params, data, float_run, tmp_path):
-    with pytest.raises(DbqError, match=r"epoch 1, step \d+: the loss is (nan|inf).*learning_rate|is not finite"):
+def test_a_loss_that_is_not_finite_stops_with_the_key(params, data, float_run, tmp_path):
+    state = {name: value.clone() for name, value in float_run.network.state_dict().items()}
+    state["linear.bias"][0] = float("nan")
+    with pytest.raises(DbqError, match=r"epoch 1, step 1: the loss is nan.*learning_rate"):
+        runs.train_quantized(config.experiment(params, "smoke", KEY), 0, state, runs.Setting(data, tmp_path, **QUIET))
+
+
+def test_scales_that_explode_name_the_layer(params, data, float_run, tmp_path):
+    with pytest.raises(DbqError, match=r"layer \S+: (a branch has collapsed|.*not finite)"):
         quantized(params, data, float_run, tmp_path, training={"learning_rate": 1e12})
 
 
@@ -201,7 +212,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DbqError, match="No space left on device.*free some space"):
+    with pytest.raises(DbqError, match=r"No space left on device.*free some space"):
         checkpoint.write(state={}, epoch=2)
     assert checkpoint.path.read_bytes() == before
     assert os.listdir(tmp_path) == [checkpoint.path.name]

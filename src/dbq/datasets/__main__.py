@@ -10,14 +10,15 @@ from dbq.errors import main_with_errors
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dbq.datasets", description="Write a data set of params.yaml as arrays.")
     parser.add_argument("name", help="key under `datasets` in params.yaml")
-    parser.add_argument("--profile", required=True, choices=config.PROFILES)
-    parser.add_argument("--out", required=True, help="folder for the arrays and the manifest")
+    parser.add_argument("--profile", choices=config.PROFILES, help="instead of the profile in params.yaml")
+    parser.add_argument("--out", help="folder for the arrays and the manifest (default data/prepared/PROFILE/NAME)")
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--raw", default="data/raw", help="where files are looked for and downloads go")
     arguments = parser.parse_args()
     params = config.read(arguments.params)
-    entry = config.dataset(params, arguments.profile, arguments.name)
-    datasets.prepare(arguments.name, arguments.profile, entry, arguments.out, arguments.raw)
+    profile = arguments.profile or config.lookup(params, "profile")
+    folder = arguments.out or f"data/prepared/{profile}/{arguments.name}"
+    datasets.prepare(arguments.name, profile, config.dataset(params, profile, arguments.name), folder, arguments.raw)
 
 
 if __name__ == "__main__":

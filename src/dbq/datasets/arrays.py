@@ -82,7 +82,7 @@ def carve(labels: np.ndarray, count: int, seed: int, key: str = "validation") ->
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and population standard deviation of [0, 1] pixels per channel; exact integer sums from histograms. images: (N, C, H, W) uint8."""
+    """Mean and population standard deviation of [0, 1] pixels per channel, from exact integer sums. images: (N, C, H, W) uint8."""
     means, deviations, values = [], [], np.arange(256)
     for channel in range(images.shape[1]):
         histogram = sum(np.bincount(block[:, channel].reshape(-1), minlength=256) for block in np.array_split(images, 64) if len(block))

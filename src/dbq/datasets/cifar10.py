@@ -66,7 +66,8 @@ def read(raw: Path, config, log=print) -> Source:
     kind = obtain.kind_of(found, not wrong, wrong, VARIABLE)
     train = [batches[name] for name in names[:-1]]
     return Source(
-        title="CIFAR-10", kind=kind, url="https://www.cs.toronto.edu/~kriz/cifar.html", licence="none stated by the authors; they ask for a citation",
+        title="CIFAR-10", kind=kind, url="https://www.cs.toronto.edu/~kriz/cifar.html",
+        licence="none stated by the authors; they ask for a citation",
         class_names=CLASS_NAMES, train_images=np.concatenate([images for images, _ in train]),
         train_labels=np.concatenate([labels for _, labels in train]), test_images=batches[names[-1]][0], test_labels=batches[names[-1]][1],
         split_rule="train and test as published", md5_identical=not wrong,

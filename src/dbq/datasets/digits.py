@@ -22,6 +22,7 @@ def read(raw: Path, config, log=print) -> Source:
         raise DbqError("stand_in: false with source digits", "set stand_in: true; digits are never the data set of the paper")
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    content = grey.tobytes() + digits.target.astype(np.uint8).tobytes()
     images = np.repeat(grey[:, None], 3, axis=1)
     labels, names = digits.target, [str(digit) for digit in range(10)]
     if config.classes == 2:
@@ -32,5 +33,5 @@ def read(raw: Path, config, log=print) -> Source:
         url="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits", licence="CC BY 4.0 (UCI)",
         class_names=names, train_images=images[train], train_labels=labels[train], test_images=images[test], test_labels=labels[test],
         split_rule=f"test: {TEST_IMAGES} of 1,797 images, stratified by class, numpy PCG64({config.split_seed})",
-        files=[{"name": "sklearn.datasets.load_digits()", "sha256": hashlib.sha256(grey.tobytes() + digits.target.astype(np.uint8).tobytes()).hexdigest()}],
+        files=[{"name": "sklearn.datasets.load_digits()", "sha256": hashlib.sha256(content).hexdigest()}],
     )  # fmt: skip

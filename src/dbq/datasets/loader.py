@@ -23,8 +23,16 @@ class Batches:
     """
 
     def __init__(
-        self, split: Split, batch_size: int, mean, std, augment: dict | None = None, device="cpu", drop_last: bool = True, channels_last: bool = True
-    ):  # fmt: skip
+        self,
+        split: Split,
+        batch_size: int,
+        mean,
+        std,
+        augment: dict | None = None,
+        device="cpu",
+        drop_last: bool = True,
+        channels_last: bool = True,
+    ):
         if split.images.dtype != torch.uint8 or split.images.ndim != 4 or len(split.images) != len(split.labels) or len(split.labels) == 0:
             raise ValueError(f"images {split.images.dtype} {tuple(split.images.shape)}, labels {tuple(split.labels.shape)}")
         self.batch_size, self.channels_last = batch_size, channels_last
@@ -58,10 +66,8 @@ class Batches:
         for first in range(0, self.used, self.batch_size):
             part = slice(first, first + self.batch_size)
             picks = order[part]
-            if self.pad or self.flip:
-                images = self._crop(picks, offsets[0, part], offsets[1, part], flips[part])
-            else:
-                images = self.images[picks]
+            moved = self.pad or self.flip
+            images = self._crop(picks, offsets[0, part], offsets[1, part], flips[part]) if moved else self.images[picks]
             yield self._normalise(images), self.labels[picks]
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -97,7 +97,9 @@ def layer_cost(shape: LayerShape, weights: LayerWeights, activation_bits: int, r
     nonzeros = np.asarray(weights.nonzeros, np.int64)
     expected = (max(1, weights.branches) if weights.kind == "ternary" else 1, shape.channels_out)
     if nonzeros.shape != expected or nonzeros.min() < 0 or nonzeros.max() > shape.length:
-        raise DbqError(f"layer {shape.name}: non-zeros {nonzeros.shape} up to {nonzeros.max()}", f"expected {expected} up to {shape.length}")
+        raise DbqError(
+            f"layer {shape.name}: non-zeros {nonzeros.shape} up to {nonzeros.max()}", f"expected {expected} up to {shape.length}"
+        )
     dense = np.full_like(nonzeros, shape.length)
     for name, lengths in (("c_c", dense), ("c_s", nonzeros)):
         adders = dot_product_adders(lengths, weights, activation_bits, reading, count_bias, scale_bits)
@@ -108,7 +110,9 @@ def layer_cost(shape: LayerShape, weights: LayerWeights, activation_bits: int, r
 def network_cost(layers: Iterable[tuple[LayerShape, LayerWeights, int]], reading: str, count_bias: bool, scale_bits: int) -> dict:
     """Sums over (shape, weights, activation bits) of the layers; c_c and c_s are None when a layer is float."""
     rows = [layer_cost(shape, weights, bits, reading, count_bias, scale_bits) for shape, weights, bits in layers]
-    return {name: None if any(row[name] is None for row in rows) else sum(row[name] for row in rows) for name in ("c_c", "c_s", "c_r", "c_m")}
+    return {
+        name: None if any(row[name] is None for row in rows) else sum(row[name] for row in rows) for name in ("c_c", "c_s", "c_r", "c_m")
+    }
 
 
 def readings(layers: list, scale_bits: int) -> list[dict]:
@@ -158,10 +162,20 @@ def main():
             row = layer_cost(shape, weights, bits, *settings)
             print(f"{shape.name:28s} {shape.kind:10s} C_C {row['c_c']:>18,} FA  C_R {row['c_r']:>14,} bit  C_M {row['c_m']:>14,} bit")
     total = network_cost(layers, *settings)
-    weights = f"{arguments.branches} ternary branches ({arguments.reading})" if arguments.branches else f"{arguments.weight_bits}-bit weights"
-    print(f"{arguments.network} {form} at {size}x{size}: {weights}, {arguments.activation_bits}-bit activations, bias {'' if arguments.count_bias else 'not '}counted")
+    weights = (
+        f"{arguments.branches} ternary branches ({arguments.reading})" if arguments.branches else f"{arguments.weight_bits}-bit weights"
+    )
+    print(
+        f"{arguments.network} {form} at {size}x{size}: {weights}, {arguments.activation_bits}-bit activations, "
+        f"bias {'' if arguments.count_bias else 'not '}counted"
+    )
     print(f"multiply-adds {macs(network, (3, size, size)):>20,}")
-    for name, unit in (("c_c", "FA, computational cost"), ("c_s", "FA, without zero weights"), ("c_r", "bit, representational cost"), ("c_m", "bit, model storage")):
+    for name, unit in (
+        ("c_c", "FA, computational cost"),
+        ("c_s", "FA, without zero weights"),
+        ("c_r", "bit, representational cost"),
+        ("c_m", "bit, model storage"),
+    ):
         print(f"{name.upper():13s} {total[name]:>20,} {unit}")
 
 

@@ -53,7 +53,9 @@ def check_planes(network: nn.Module) -> list[dict]:
         error = float((total - hard).abs().max() / hard.abs().max())
         # g2 * (a_1 P_1 + a_2 P_2) and (g2 a_1) P_1 + (g2 a_2) P_2 may differ by float rounding, never by a level
         if error > 1e-5:
-            raise DbqError(f"layer {name}: the planes differ from the hard weights by {error:.2g}", "the model file is damaged; train it again")
+            raise DbqError(
+                f"layer {name}: the planes differ from the hard weights by {error:.2g}", "the model file is damaged; train it again"
+            )
         rows.append({
             "layer": name, "scales": [round(value, 5) for value in parts.scales.mean(0).tolist()],
             "zero_rate_per_branch": [round(float((plane == 0).float().mean()), 4) for plane in parts.planes], "largest_difference": error,

@@ -15,8 +15,9 @@ from torch import nn
 
 from dbq.errors import DbqError
 from dbq.networks.mobilenet_v1 import mobilenet_v1
+from dbq.networks.mobilenet_v2 import mobilenet_v2
 from dbq.networks.resnet20 import resnet20
-from dbq.networks.torchvision_networks import mobilenet_v2, shufflenet_v2
+from dbq.networks.shufflenet_v2 import shufflenet_v2
 
 FORMS = ("32x32", "224x224")
 _BUILDERS = {"resnet20": resnet20, "mobilenet_v1": mobilenet_v1, "mobilenet_v2": mobilenet_v2, "shufflenet_v2": shufflenet_v2}

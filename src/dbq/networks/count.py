@@ -24,7 +24,10 @@ def layer_shapes(network: nn.Module, input_shape: tuple[int, int, int]) -> list[
     """Every Conv2d and Linear in the order of the forward pass, for an image (3, H, W). The network is left as it was."""
     names = {module: name for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
     seen: list[tuple[nn.Module, torch.Size, torch.Size]] = []
-    hooks = [module.register_forward_hook(lambda module, inputs, output: seen.append((module, inputs[0].shape, output.shape))) for module in names]
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: seen.append((module, inputs[0].shape, output.shape)))
+        for module in names
+    ]
     parameter = next(network.parameters())
     modes = {module: module.training for module in network.modules()}
     network.eval()

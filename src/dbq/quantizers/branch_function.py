@@ -3,15 +3,17 @@
     hard:  Q(w)   = g2 * ( v_1 + sum_i d_i step(g1 w - t_i) )
     soft:  Q_T(w) = g2 * ( v_1 + sum_i d_i s_i ),   s_i = sigmoid(T (g1 w - t_i)),   d_i = v_{i+1} - v_i
 
-Nothing of the size N x weights is kept: the backward pass recomputes the sigmoids from w, one level at a time. With a hard forward
-pass the gradient is that of the hard quantizer with each step's derivative replaced by the sigmoid's: exact in g2 and in the levels,
-soft in w, g1 and the thresholds.
+Nothing of the size N x weights is kept: the backward pass computes the sigmoids again from w, a slice of the weights at a time, so that
+its temporaries stay in the processor's cache. With a hard forward pass the gradient is that of the hard quantizer with each step's
+derivative replaced by the sigmoid's: exact in g2 and in the levels, soft in w, g1 and the thresholds.
 """
 
 import torch
 from torch import Tensor
 
 from dbq.quantizers.levels import assign, levels_and_planes, midpoints, take
+
+SLICE = 1 << 17  # elements of a temporary: 512 KiB of float32
 
 
 class BranchQuantize(torch.autograd.Function):
@@ -22,74 +24,68 @@ class BranchQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, w, a, g1, g2, temperature, hard_forward, gradient_scale):
-        ctx.save_for_backward(w, a, g1, g2, temperature)
+        levels, planes = levels_and_planes(a)
+        ctx.save_for_backward(w, g1, g2, temperature, levels, planes)
         ctx.hard_forward, ctx.gradient_scale = hard_forward, gradient_scale
-        return hard(w, a, g1, g2) if hard_forward else soft(w, a, g1, g2, temperature)
+        return _hard(w, levels, g1, g2) if hard_forward else _soft(w, levels, g1, g2, temperature)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        w, a, g1, g2, temperature = ctx.saved_tensors
-        levels, planes = levels_and_planes(a)
-        thresholds, gaps = midpoints(levels), levels[:, 1:] - levels[:, :-1]
-        scaled = (g1 * w).mul_(temperature)
-        slope = torch.zeros_like(w)  # sum_i d_i s_i (1 - s_i)
-        at_threshold, above_threshold = torch.empty_like(gaps), torch.empty_like(gaps)
-        s = torch.empty_like(w)
-        for i in range(gaps.shape[1]):
-            torch.sub(scaled, temperature * thresholds[:, i : i + 1], out=s).sigmoid_()
-            if not ctx.hard_forward:
-                above_threshold[:, i] = _group_dot(grad, s, len(a))
-            s.addcmul_(s, s, value=-1)
-            at_threshold[:, i] = _group_dot(grad, s, len(a))
-            slope.addcmul_(s, gaps[:, i : i + 1])
-        slope.mul_(temperature)
-        levels_share, g2_grad = _through_levels(ctx, grad, (w, a, g1, g2, temperature), levels, planes, thresholds, above_threshold)
+        w, g1, g2, temperature, levels, planes = ctx.saved_tensors
+        thresholds, gaps = midpoints(levels), levels.diff(dim=1)
+        groups = len(levels)
+        rows, gradients = w.reshape(groups, -1), grad.reshape(groups, -1)
+        slope = torch.empty_like(rows)  # sum_i d_i s_i (1 - s_i)
+        at_threshold, above_threshold = torch.zeros_like(gaps), torch.zeros_like(gaps)  # sums of grad s_i (1 - s_i) and of grad s_i
+        for part in _slices(rows, gaps):
+            x, g = rows[:, part], gradients[:, part]
+            s = _sigmoids(x, thresholds, g1, temperature)  # (G, N-1, part)
+            above = ((g1 * x)[:, None] >= thresholds[:, :, None]).to(s.dtype) if ctx.hard_forward else s
+            above_threshold += torch.bmm(above, g[:, :, None])[:, :, 0]
+            s = torch.addcmul(s, s, s, value=-1, out=s if ctx.hard_forward else None)
+            at_threshold += torch.bmm(s, g[:, :, None])[:, :, 0]
+            slope[:, part] = torch.bmm(gaps[:, None], s)[:, 0]
+        slope.mul_(gradients).mul_(temperature)
+        total = gradients.sum(1)
+        level_share = total[:, None] * planes[:, 0] + torch.einsum("gi,gib->gb", above_threshold, planes.diff(dim=1))
         threshold_planes = (planes[:, 1:] + planes[:, :-1]) / 2  # dt_i / da_j
-        thresholds_share = torch.einsum("gi,gib->gb", temperature * gaps * at_threshold, threshold_planes)
-        slope.mul_(grad)
-        g1_grad = g2 * torch.dot(slope.flatten(), w.flatten())
+        threshold_share = torch.einsum("gi,gib->gb", temperature * gaps * at_threshold, threshold_planes)
+        g1_grad = g2 * torch.dot(slope.view(-1), rows.reshape(-1))
+        g2_grad = (total * levels[:, 0]).sum() + (above_threshold * gaps).sum()
         scale = ctx.gradient_scale
-        return slope.mul_(g1 * g2), scale * g2 * (levels_share - thresholds_share), scale * g1_grad, scale * g2_grad, None, None, None
+        w_grad = slope.mul_(g1 * g2).view_as(w)
+        return w_grad, scale * g2 * (level_share - threshold_share), scale * g1_grad, scale * g2_grad, None, None, None
 
 
-def _through_levels(ctx, grad, inputs, levels, planes, thresholds, above_threshold):
-    """The share of da (G, B) that comes through the levels themselves, and dg2."""
-    w, a, g1, g2, temperature = inputs
-    if not ctx.hard_forward:
-        total = _group_dot(grad, torch.ones_like(grad), len(a))
-        share = total[:, None] * planes[:, 0] + torch.einsum("gi,gib->gb", above_threshold, planes[:, 1:] - planes[:, :-1])
-        return share, torch.dot(grad.flatten(), soft(w, a, g1, g2, temperature).flatten()) / g2
-    index = assign(g1 * w, thresholds)
-    by_level = torch.zeros_like(levels)  # sum of the gradient over the weights of each level
-    if len(levels) == 1:
-        by_level[0].index_add_(0, index.flatten(), grad.flatten())
-    else:
-        by_level.scatter_add_(1, index, grad)
-    return torch.einsum("gn,gnb->gb", by_level, planes), (by_level * levels).sum()
+def _slices(rows: Tensor, gaps: Tensor):
+    width = max(1, SLICE // gaps.numel())
+    return [slice(start, start + width) for start in range(0, rows.shape[1], width)]
 
 
-def _group_dot(x: Tensor, y: Tensor, groups: int) -> Tensor:
-    """Sum of x*y per group: (1,) for a layer, (C,) per channel."""
-    if groups == 1:
-        return torch.dot(x.reshape(-1), y.reshape(-1))[None]
-    return (x * y).sum(1)
+def _sigmoids(x: Tensor, thresholds: Tensor, g1, temperature: Tensor) -> Tensor:
+    """s (G, N-1, K) for weights x (G, K)."""
+    return ((g1 * temperature) * x)[:, None].sub((temperature * thresholds)[:, :, None]).sigmoid_()
 
 
 def hard(w: Tensor, a: Tensor, g1, g2) -> Tensor:
     """Q(w) for weights (C, K); every value is g2 times a level."""
-    levels, _ = levels_and_planes(a)
-    return g2 * take(levels, assign(g1 * w, midpoints(levels)))
+    return _hard(w, levels_and_planes(a)[0], g1, g2)
 
 
 def soft(w: Tensor, a: Tensor, g1, g2, temperature: Tensor) -> Tensor:
     """Q_T(w) for weights (C, K) and the absolute temperature (G, 1)."""
-    levels, _ = levels_and_planes(a)
-    thresholds = midpoints(levels)
-    scaled = (g1 * w).mul_(temperature)
-    result = levels[:, :1].expand_as(w).clone()
-    s = torch.empty_like(w)
-    for i in range(thresholds.shape[1]):
-        torch.sub(scaled, temperature * thresholds[:, i : i + 1], out=s).sigmoid_()
-        result.addcmul_(s, levels[:, i + 1 : i + 2] - levels[:, i : i + 1])
-    return result.mul_(g2)
+    return _soft(w, levels_and_planes(a)[0], g1, g2, temperature)
+
+
+def _hard(w, levels, g1, g2):
+    return take(g2 * levels, assign(g1 * w, midpoints(levels)))
+
+
+def _soft(w, levels, g1, g2, temperature):
+    thresholds, gaps = midpoints(levels), levels.diff(dim=1)
+    rows = w.reshape(len(levels), -1)
+    result = torch.empty_like(rows)
+    for part in _slices(rows, gaps):
+        result[:, part] = torch.bmm(gaps[:, None], _sigmoids(rows[:, part], thresholds, g1, temperature))[:, 0]
+    return result.add_(levels[:, :1]).mul_(g2).view_as(w)

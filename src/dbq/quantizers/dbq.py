@@ -88,7 +88,9 @@ class BranchQuantizer(nn.Module):
             if not torch.isfinite(value).all():
                 raise DbqError(f"layer {layer}: {name} is not finite", "lower learning_rate or scale_learning_rate")
         if self.g1 == 0 or self.g2 == 0 or (self.a <= COLLAPSED * self.a.amax(1, keepdim=True)).any():
-            raise DbqError(f"layer {layer}: a branch has collapsed (scales {self.a.tolist()[:3]})", "lower scale_learning_rate or use fewer branches")
+            raise DbqError(
+                f"layer {layer}: a branch has collapsed (scales {self.a.tolist()[:3]})", "lower scale_learning_rate or use fewer branches"
+            )
         planes = self.decompose(weight).planes
         if not planes.any():
             raise DbqError(f"layer {layer}: every weight is zero", "lower learning_rate or weight_decay")

@@ -98,7 +98,10 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
     figure.settle()
     same_n = rows.n.nunique() == 1
     for axes, (_, points) in drawn:
-        texts = [f"{row.network} {short_key(row.key, row.network, row.dataset)}" + ("" if same_n else f" (n={row.n})") for row in points.itertuples()]
+        texts = [
+            f"{row.network} {short_key(row.key, row.network, row.dataset)}" + ("" if same_n else f" (n={row.n})")
+            for row in points.itertuples()
+        ]
         labels.place(axes, list(zip(points[metric].astype(float), points.top1_mean, strict=True)), texts, 8 if axes is drawn[0][0] else 7)
     return figure
 

@@ -1,7 +1,7 @@
 """Every figure of a profile as SVG and PNG, from result files only; a notebook calls the same drawing functions for its own display.
 
-    training_curves(history)   weight_histogram(weights)   transfer_curve(annealing)   cost_bars(layers)
-    accuracy_plot(rows, titles)   pareto(rows, metric, titles)
+training_curves(history)   weight_histogram(weights)   transfer_curve(annealing)   cost_bars(layers)
+accuracy_plot(rows, titles)   pareto(rows, metric, titles)
 """
 
 from pathlib import Path

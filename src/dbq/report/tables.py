@@ -140,7 +140,9 @@ def published(literature) -> pd.DataFrame:
         raise DbqError(f"{literature}: no rows", "restore the file from git")
     for number, row in enumerate(rows, 2):
         if row.get("label") not in ("PAPER", "SIBLING") or not row.get("source"):
-            raise DbqError(f"{literature}: line {number} lacks its source, or its label is not PAPER or SIBLING", "name where the number was read")
+            raise DbqError(
+                f"{literature}: line {number} lacks its source, or its label is not PAPER or SIBLING", "name where the number was read"
+            )
     return pd.DataFrame(rows, dtype=str)
 
 

@@ -56,7 +56,9 @@ def transfer_curve(annealing: dict, title: str = "", smoke: bool = False) -> Dra
     by_temperature: dict[str, list] = {}
     for curve in annealing["curves"]:
         by_temperature.setdefault(f"{curve['temperature']:.4g}", []).append(curve)
-    figure = Drawing(5.6, 3.9 + 0.2 * smoke, title, smoke, f"layer {annealing['layer']}, final branch scales; T in units of 1 / (largest level)")
+    figure = Drawing(
+        5.6, 3.9 + 0.2 * smoke, title, smoke, f"layer {annealing['layer']}, final branch scales; T in units of 1 / (largest level)"
+    )
     axes = figure.add_subplot()
     axes.plot(annealing["inputs"], annealing["hard"], color=VERMILION, linewidth=2.6, alpha=0.55, label="hard")
     for index, (heat, curves) in enumerate(by_temperature.items()):

@@ -13,7 +13,12 @@ STEP_FACTOR = 0.1  # of the step schedule at each milestone
 
 def build(network: nn.Module, recipe: TrainingConfig) -> optim.SGD:
     """Three groups: layer weights (decayed), batch norm and biases (not decayed), scales of quantizers (not decayed, own rate)."""
-    scales = {parameter for module in network.modules() if isinstance(module, (BranchQuantizer, ActivationQuantizer)) for parameter in module.parameters()}
+    scales = {
+        parameter
+        for module in network.modules()
+        if isinstance(module, (BranchQuantizer, ActivationQuantizer))
+        for parameter in module.parameters()
+    }
     decayed, plain, own_rate = [], [], []
     for parameter in network.parameters():
         if parameter in scales:

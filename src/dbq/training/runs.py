@@ -63,7 +63,13 @@ def train_float(run: Pretrain, setting: Setting) -> Run:
     if run.weights is not None:
         load_external(network, find_weights(run.weights.file), run.weights.sha256)
         recipe = dataclasses.replace(recipe, epochs=0)
-    identity = {"kind": "float", "network": run.network, "recipe": dataclasses.asdict(recipe), "seed": run.seed, **_identity(run.dataset_config, data)}
+    identity = {
+        "kind": "float",
+        "network": run.network,
+        "recipe": dataclasses.asdict(recipe),
+        "seed": run.seed,
+        **_identity(run.dataset_config, data),
+    }
     if run.weights is not None:
         identity["weights"] = run.weights.sha256
     return _train(run, network, recipe, run.seed, identity, data, setting)
@@ -82,7 +88,8 @@ def train_quantized(experiment: Experiment, seed: int, float_state: dict[str, Te
         "kind": "quantized", "network": experiment.network, "method": experiment.method, "seed": seed,
         "quantizer": dataclasses.asdict(experiment.quantizer), "activation_bits": experiment.activation_bits,
         "activations": dataclasses.asdict(experiment.activations), "policy": dataclasses.asdict(experiment.policy),
-        "recipe": dataclasses.asdict(experiment.training), "float": tensors_digest(float_state), **_identity(experiment.dataset_config, data),
+        "recipe": dataclasses.asdict(experiment.training), "float": tensors_digest(float_state),
+        **_identity(experiment.dataset_config, data),
     }  # fmt: skip
     annealing = experiment.quantizer.temperature if isinstance(experiment.quantizer, DbqConfig) else None
     run = _train(experiment, network, experiment.training, seed, identity, data, setting, annealing)
@@ -108,7 +115,9 @@ def load_state(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise DbqError(f"{what}: they don't fit {type(network).__name__} ({str(error).splitlines()[-1].strip()})", "run the stage that trains it again") from None
+        raise DbqError(
+            f"{what}: they don't fit {type(network).__name__} ({str(error).splitlines()[-1].strip()})", "run the stage that trains it again"
+        ) from None
 
 
 def find_weights(name: str) -> Path:
@@ -137,7 +146,7 @@ def calibration_images(data, count: int, device: str) -> Tensor:
 
 
 def describe_source(manifest: dict) -> str:
-    return f"{manifest['label']}: {manifest['source']}" if manifest["label"] != manifest["source"] else manifest["source"]
+    return f"{manifest['source']} (stand-in)" if manifest["stand_in"] else manifest["source"]
 
 
 def _identity(config: DatasetConfig, data) -> dict:
