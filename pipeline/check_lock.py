@@ -8,13 +8,12 @@ from dbq.errors import DbqError, main_with_errors
 
 
 def stages_to_run(output: str) -> list[str]:
-    """Names of the stages that `dvc repro --dry` says it would run."""
-    return re.findall(r"Running stage '([^']+)'", output)
+    """Names of the stages that `dvc repro --dry` says it would run, or can't try for want of an input."""
+    return re.findall(r"(?:Running stage|failed to reproduce) '([^']+)'", output)
 
 
 def main() -> None:
     done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"], capture_output=True, text=True)
-    # a stage that would run can also make the dry run itself fail at the next one, where an input is missing
     if stages := stages_to_run(done.stdout + done.stderr):
         raise DbqError(
             f"dvc.lock is older than the tree; stages that would run: {', '.join(stages)}", "run `dvc repro` and commit dvc.lock"

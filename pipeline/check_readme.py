@@ -27,8 +27,13 @@ class Tree:
         self.params = yaml.safe_load((self.root / "params.yaml").read_text(encoding="utf-8"))
         self.stages = yaml.safe_load((self.root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
         self.targets = set(re.findall(r"^([a-z][\w-]*):", (self.root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-        ignored = (self.root / ".gitignore").read_text(encoding="utf-8").splitlines()
-        self.made = [line.strip("/") for line in ignored if line.startswith("/")] + [*self._outputs()]
+        self.made = [*self._ignored(""), *self._ignored(".dvc/"), *self._outputs()]
+
+    def _ignored(self, folder: str):
+        """Paths that the .gitignore of a folder ignores by their place."""
+        file = self.root / folder / ".gitignore"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        return [folder + line.strip("/") for line in lines if line.startswith("/")]
 
     def _outputs(self):
         for stage in self.stages.values():

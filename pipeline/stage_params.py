@@ -1,19 +1,21 @@
 """The part of params.yaml that a stage may see, and whether the stage runs in the chosen profile."""
 
 import os
+import re
 from pathlib import Path
 
 import yaml
 
 from dbq.errors import DbqError
 
-PARAMS_FILE = "params.yaml"
+PARAMS_FILE, STAGES_FILE = "params.yaml", "dvc.yaml"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def whole() -> dict:
     """All of params.yaml in the current folder."""
     try:
-        params = yaml.load(Path(PARAMS_FILE).read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        params = yaml.load(Path(PARAMS_FILE).read_text(encoding="utf-8"), Loader=LOADER)
     except FileNotFoundError:
         raise DbqError(f"{PARAMS_FILE} is not in {Path.cwd()}", "run the command in the repository's root folder") from None
     except yaml.YAMLError as error:
@@ -26,13 +28,46 @@ def whole() -> dict:
 def declared(stage: str | None) -> dict:
     """What `params:` in dvc.yaml declares for the stage; without a stage (run by hand) all of params.yaml.
 
-    DVC knows that a stage is out of date only from declared keys, so a notebook sees no others.
+    DVC knows that a stage is out of date only from declared keys, so a notebook sees no others. dvc.api.params_show says the same, but
+    resolves every stage of dvc.yaml to do so: 1.7 s for each of 35 stages.
     """
+    params = whole()
     if stage is None:
-        return whole()
-    import dvc.api  # 0.2 s, and not needed by hand
+        return params
+    name, _, key = stage.partition("@")
+    try:
+        stages = yaml.load(Path(STAGES_FILE).read_text(encoding="utf-8"), Loader=LOADER)["stages"]
+        definition = stages[name]
+        if key:
+            item = _at(params, definition["foreach"].strip("${} "))[key]
+            definition, context = definition["do"], {**params, "key": key, "item": item}
+        else:
+            context = params
+        result: dict = {}
+        for dotted in definition["params"]:
+            _copy(params, _filled(dotted, context), result)
+    except (FileNotFoundError, KeyError, TypeError) as error:
+        raise DbqError(f"{STAGES_FILE}: the params of stage {stage} can't be resolved ({error})", "correct the stage") from None
+    return result
 
-    return dvc.api.params_show(stages=stage)
+
+def _filled(text: str, context: dict) -> str:
+    """`text` with each ${a.b} replaced by context[a][b]."""
+    return re.sub(r"\$\{([^}]+)\}", lambda match: str(_at(context, match[1].strip())), text)
+
+
+def _at(tree: dict, dotted: str):
+    for part in dotted.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _copy(source: dict, dotted: str, target: dict) -> None:
+    """target[a][b] = source[a][b] for the dotted key a.b."""
+    *path, last = dotted.split(".")
+    for part in path:
+        source, target = source[part], target.setdefault(part, {})
+    target[last] = source[last]
 
 
 def stage_name() -> str | None:

@@ -1,6 +1,6 @@
 """What quantization costs per training step, as a ratio to the float step measured in the same interleaved run.
 
-python -m dbq.benchmark step     # about a minute on 2 CPU cores; expected: at most 1.10 for ResNet-20
+python -m dbq.benchmark step     # half a minute on 2 CPU cores; ResNet-20 gave 1.11 to 1.20 there
 """
 
 import argparse

@@ -39,22 +39,22 @@ class PolicyRow:
 COLUMNS = [column.name for column in fields(PolicyRow)]
 
 
-def quantize(network: nn.Module, experiment: Experiment, images: Tensor) -> list[PolicyRow]:
+def quantize(network: nn.Module, experiment: Experiment, images: Tensor, fit_scales: bool = True) -> list[PolicyRow]:
     """Insert weight and activation quantizers into the float network and return the resolved table in forward order.
 
-    images (N, 3, H, W): normalised training images for the activation ranges.
+    images (N, 3, H, W): normalised training images for the activation ranges. fit_scales: False where a saved state follows.
     """
     shapes = layer_shapes(network, tuple(images.shape[1:]))
     quantizers = {}
     if experiment.activation_bits < 32:
         quantizers = activations.insert(network, experiment.activation_bits, experiment.activations, images)
-    rows = [_quantize_layer(network, shape, experiment, quantizers.get(shape.name)) for shape in shapes]
+    rows = [_quantize_layer(network, shape, experiment, quantizers.get(shape.name), fit_scales) for shape in shapes]
     if experiment.method == "dbq" and not any(row.quantizer == "dbq" for row in rows):
         raise DbqError(f"experiments.{experiment.key}.policy: no layer is left to the method", "set at least one kind of layer to `method`")
     return rows
 
 
-def _quantize_layer(network, shape: LayerShape, experiment: Experiment, activation) -> PolicyRow:
+def _quantize_layer(network, shape: LayerShape, experiment: Experiment, activation, fit_scales: bool) -> PolicyRow:
     layer = network.get_submodule(shape.name)
     choice = getattr(experiment.policy, shape.kind) if shape.kind in REASONS else experiment.policy.other
     reason = (
@@ -68,7 +68,7 @@ def _quantize_layer(network, shape: LayerShape, experiment: Experiment, activati
     else:
         quantizer, bits, branches = "uniform", choice, 0
     if quantizer == "dbq":
-        module = _branch_quantizer(layer, shape.name, experiment.quantizer)
+        module = _branch_quantizer(layer, shape.name, experiment.quantizer, fit_scales)
         parametrize.register_parametrization(layer, "weight", module)
     elif quantizer == "uniform":
         parametrize.register_parametrization(layer, "weight", UniformQuantizer(bits).to(layer.weight.device))
@@ -78,9 +78,9 @@ def _quantize_layer(network, shape: LayerShape, experiment: Experiment, activati
     return PolicyRow(shape.name, shape.kind, quantizer, bits, branches, *clip, reason)
 
 
-def _branch_quantizer(layer, name: str, config: DbqConfig) -> BranchQuantizer:
+def _branch_quantizer(layer, name: str, config: DbqConfig, fit_scales: bool) -> BranchQuantizer:
     try:
-        return BranchQuantizer(layer.weight, config).to(layer.weight.device)
+        return BranchQuantizer(layer.weight, config, fit_scales).to(layer.weight.device)
     except DbqError as error:
         raise DbqError(f"layer {name}: {error.problem}", error.remedy) from None
 

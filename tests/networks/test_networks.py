@@ -1,13 +1,22 @@
 """Published multiply-adds and parameters, and torch's own counter."""
 
+import builtins
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from dbq import networks
 from dbq.errors import DbqError
 from dbq.files import sha256_of
+from dbq.networks import torchvision_cpu
 from dbq.networks.count import layer_shapes, macs, parameters
 from dbq.networks.external import load_external
 
@@ -47,6 +56,21 @@ def test_small_images_and_class_counts(name):
         assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
+@pytest.mark.parametrize(("name", "form"), CASES)
+def test_torch_fx_traces_the_network_and_every_convolution_runs_into_a_batch_norm(name, form):
+    network = networks.build(name, 10, form).eval()
+    traced = torch.fx.symbolic_trace(network)
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(traced(x), network(x))
+    modules = dict(traced.named_modules())
+    convolutions = [node for node in traced.graph.nodes if isinstance(modules.get(str(node.target)), nn.Conv2d)]
+    assert len(convolutions) == sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    for node in convolutions:
+        assert [type(modules.get(str(user.target))) for user in node.users] == [nn.BatchNorm2d], node.target
+    calls = [node.target for node in traced.graph.nodes if node.op in ("call_function", "call_method")]
+    assert not {"relu", "relu_", "relu6", "hardtanh"} & {getattr(call, "__name__", call) for call in calls}
+
+
 @pytest.mark.parametrize("name", networks.NAMES)
 def test_every_convolution_has_a_batch_norm_and_every_relu_is_its_own(name):
     network = networks.build(name, 10, "32x32")
@@ -63,6 +87,71 @@ def test_every_convolution_has_a_batch_norm_and_every_relu_is_its_own(name):
 def test_kinds_of_layers():
     kinds = [shape.kind for shape in layer_shapes(networks.build("mobilenet_v1", 10, "32x32"), (3, 32, 32))]
     assert kinds == ["first", *["depthwise", "pointwise"] * 13, "classifier"]
+
+
+class Halved(nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_layers_with_parametrized_weights_are_counted_alike(name):
+    network = networks.build(name, 10, "32x32")
+    plain = layer_shapes(network, (3, 32, 32))
+    for module in list(network.modules()):
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            parametrize.register_parametrization(module, "weight", Halved())
+    assert layer_shapes(network, (3, 32, 32)) == plain
+
+
+def test_own_networks_need_torch_only():
+    code = (
+        "import sys; from dbq import networks; [networks.build(n, 10, '32x32') for n in ('resnet20', 'mobilenet_v1')]; "
+        "sys.exit('torchvision' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": "src"}).returncode == 0
+
+
+def test_the_shim_defines_the_missing_operators_once(monkeypatch):
+    """A fake torchvision that fails at import as the real one does under CPU torch, until the operators are defined."""
+    attempts = []
+    real_import = builtins.__import__
+    fake = types.SimpleNamespace(models=object(), datasets=object())
+
+    def fake_import(name, *rest):
+        if name.partition(".")[0] != "torchvision":
+            return real_import(name, *rest)
+        attempts.append(name)
+        if broken and attempts == ["torchvision"]:
+            raise RuntimeError(f"operator {message} does not exist")
+        return fake
+
+    defined = []
+    monkeypatch.setattr(torchvision_cpu, "_define_missing_operators", lambda: defined.append(True))
+    monkeypatch.setattr(builtins, "__import__", fake_import)
+    importer = torchvision_cpu.import_torchvision.__wrapped__
+    broken, message = True, "torchvision::nms"
+    assert importer() is fake
+    assert defined == [True]
+    attempts.clear()
+    broken = False
+    assert importer() is fake
+    assert defined == [True]  # a healthy torchvision is left alone
+    attempts.clear()
+    broken, message = True, "elsewhere::nms"
+    with pytest.raises(RuntimeError, match="elsewhere"):
+        importer()
+
+
+PUBLISHED = Path(os.environ.get("DBQ_WEIGHTS", "data/raw/weights")) / "resnet20-12fca82f.th"
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published weights are not in $DBQ_WEIGHTS or data/raw/weights")
+def test_the_published_resnet20_weights_load():
+    network = networks.build("resnet20", 10, "32x32")
+    load_external(network, PUBLISHED, "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8")
+    state = torch.load(PUBLISHED, map_location="cpu", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, network.state_dict()[name.removeprefix("module.")]) for name, value in state.items())
 
 
 def test_counting_leaves_the_network_as_it_was():

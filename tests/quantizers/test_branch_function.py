@@ -97,9 +97,9 @@ def test_no_tensor_per_level_is_saved_for_backward(hard_forward):
     w = torch.randn(50, 40, requires_grad=True)
     _, a, g1, g2, temperature = (value.float() for value in problem(3, 1, 0))
     saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.nbytes) or tensor, lambda tensor: tensor):
         BranchQuantize.apply(w, a, g1, g2, temperature, hard_forward, 1.0)
-    assert w.numel() <= sum(saved) < 1.1 * w.numel()
+    assert w.nbytes <= sum(saved) < 1.4 * w.nbytes  # 26 thresholds
 
 
 def test_slices_do_not_change_the_result(monkeypatch):

@@ -39,7 +39,7 @@ def read(raw: Path, config, log=print) -> Source:
     found = obtain.locate(VARIABLE, folder, recognise, EXPECTED)
     if found is None:
         found = obtain.Found(obtain.download(VARIABLE, folder, URL, ARCHIVE_MD5, EXPECTED, log), "zip", mirror=False)
-    log(f"Tiny-ImageNet from {found.path}")
+    log(f"Tiny-ImageNet from {found.path.name} ({found.layout} layout)")  # no path: the line ends up in a published report
     texts = _texts(found)
     wnids = sorted(texts["wnids.txt"].split())
     if len(set(wnids)) != CLASSES:

@@ -7,6 +7,9 @@ prints the totals of any network without training it, in 2 s.
 Fixed point is the formula of C. Sakr's evaluation code (SIBLING): D*Bw*Bx products and (D-1)*(Bx+Bw+ceil(log2 D)-1) for their sum.
 The ternary engine is an ASSUMPTION: per branch (D-1)*(Bx+ceil(log2 D)), one multiplication of the branch's sum by its scale, and the
 addition of the scaled sums. A branch without non-zeros costs nothing, its scale multiplication included.
+
+A counted bias is one more product in fixed point (D + 1, SIBLING), also of a filter that is all zero. In the ternary engine it is one
+more addition at the width of the scaled sum, or at Bx bits where all branches of the filter are empty (ASSUMPTION).
 """
 
 import argparse
@@ -42,7 +45,7 @@ def ceil_log2(values) -> np.ndarray:
 
 
 def fixed_point_adders(length, weight_bits: int, activation_bits: int) -> np.ndarray:
-    """FA of dot products of these lengths; 0 for length 0."""
+    """FA of dot products of these lengths: D*Bw*Bx + (D-1)*(Bx+Bw+ceil(log2 D)-1), elementwise; 0 for length 0."""
     length = np.asarray(length, np.int64)
     adders = length * weight_bits * activation_bits + (length - 1) * (activation_bits + weight_bits + ceil_log2(length) - 1)
     return np.where(length > 0, adders, 0)
@@ -53,9 +56,13 @@ def ternary_adders(length, activation_bits: int, reading: str) -> np.ndarray:
     length = np.asarray(length, np.int64)
     if reading == "two_bit_multiplier":
         return fixed_point_adders(length, TERNARY_BITS, activation_bits)
-    if reading != "adder_only":
-        raise DbqError(f"cost.reading: unknown value {reading!r}", f"choose one of {', '.join(READINGS)}")
+    _check_reading(reading)
     return np.where(length > 0, (length - 1) * (activation_bits + ceil_log2(length)), 0)
+
+
+def _check_reading(reading: str) -> None:
+    if reading not in READINGS:
+        raise DbqError(f"cost.reading: unknown value {reading!r}", f"choose one of {', '.join(READINGS)}")
 
 
 def scale_adders(lengths: np.ndarray, activation_bits: int, scale_bits: int, count_bias: bool) -> np.ndarray:
@@ -83,8 +90,10 @@ def dot_product_adders(lengths, weights: LayerWeights, activation_bits: int, rea
 def layer_cost(shape: LayerShape, weights: LayerWeights, activation_bits: int, reading: str, count_bias: bool, scale_bits: int) -> dict:
     """c_c and c_s in FA (None for float weights: full adders don't define it), c_r and c_m in bits.
 
-    With count_bias each output channel has one bias, of the layer or of its folded batch norm, as wide as a weight.
+    With count_bias each output channel has one bias, of the layer or of its folded batch norm, as wide as a weight. Raises DbqError for an
+    unknown reading (also where no weight is ternary), an unknown kind of weights, and non-zeros that don't fit the layer.
     """
+    _check_reading(reading)
     per_filter = shape.outputs // shape.channels_out
     biases = shape.channels_out if count_bias else 0
     bits = {"float": FLOAT_BITS, "fixed_point": weights.bits, "ternary": TERNARY_BITS * max(1, weights.branches)}.get(weights.kind)
@@ -97,9 +106,8 @@ def layer_cost(shape: LayerShape, weights: LayerWeights, activation_bits: int, r
     nonzeros = np.asarray(weights.nonzeros, np.int64)
     expected = (max(1, weights.branches) if weights.kind == "ternary" else 1, shape.channels_out)
     if nonzeros.shape != expected or nonzeros.min() < 0 or nonzeros.max() > shape.length:
-        raise DbqError(
-            f"layer {shape.name}: non-zeros {nonzeros.shape} up to {nonzeros.max()}", f"expected {expected} up to {shape.length}"
-        )
+        found = f"{nonzeros.shape} from {nonzeros.min(initial=shape.length)} to {nonzeros.max(initial=0)}"
+        raise DbqError(f"layer {shape.name}: non-zeros {found}", f"pass counts {expected} from 0 to {shape.length}")
     dense = np.full_like(nonzeros, shape.length)
     for name, lengths in (("c_c", dense), ("c_s", nonzeros)):
         adders = dot_product_adders(lengths, weights, activation_bits, reading, count_bias, scale_bits)
@@ -130,11 +138,18 @@ def dense_weights(shape: LayerShape, bits: int, branches: int) -> LayerWeights:
     return LayerWeights("ternary" if branches else "fixed_point", bits, branches, nonzeros, max(1, branches))
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse prints its whole usage before the message; here an error is one line."""
+
+    def error(self, message: str):
+        raise DbqError(message, f"`{self.prog} --help` lists the arguments")
+
+
 def main():
     from dbq import networks
     from dbq.networks.count import layer_shapes, macs
 
-    parser = argparse.ArgumentParser(prog="python -m dbq.engine.cost", description="the four costs of a network with dense weights")
+    parser = _Parser(prog="python -m dbq.engine.cost", description="the four costs of a network with dense weights")
     parser.add_argument("network", help=", ".join(networks.NAMES))
     parser.add_argument("--weight-bits", type=int, default=8)
     parser.add_argument("--activation-bits", type=int, default=8)

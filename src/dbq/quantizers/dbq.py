@@ -29,14 +29,18 @@ class BranchQuantizer(nn.Module):
     In training mode the forward pass is hard or soft as configured; in evaluation mode it is always hard.
     """
 
-    def __init__(self, weight: Tensor, config: DbqConfig):
+    def __init__(self, weight: Tensor, config: DbqConfig, fit_scales: bool = True):
+        """fit_scales: least squares; otherwise placeholders that a saved state replaces."""
         super().__init__()
         self.config = config
         rows = weight.detach().flatten(1)
         groups = rows if config.scales == "channel" else rows.reshape(1, -1)
         if not torch.isfinite(groups).all() or not groups.any():
             raise DbqError("all weights are zero or not finite", "start from a trained float network")
-        scales = least_squares_scales(groups, config.branches)
+        if fit_scales:
+            scales = least_squares_scales(groups, config.branches)
+        else:
+            scales = torch.tensor([3.0**-branch for branch in range(config.branches)]).expand(len(groups), -1)
         largest = scales.sum(1).max()
         self.a = nn.Parameter(scales / largest)
         self.g1 = nn.Parameter(1 / largest)
@@ -46,11 +50,18 @@ class BranchQuantizer(nn.Module):
         self.gradient_scale = (groups.shape[1] * config.branches) ** -0.5 if config.gradient_scale == "lsq" else 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
-        rows = weight.flatten(1)
-        if not self.training:
-            return branch_function.hard(rows, self.a, self.g1, self.g2).view_as(weight)
-        arguments = (rows, self.a, self.g1, self.g2, self._absolute_temperature(), self.config.forward == "hard", self.gradient_scale)
-        return branch_function.BranchQuantize.apply(*arguments).view_as(weight)
+        # a view in the order of the memory: copies of weights would cost more than their quantization
+        channels_last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+        ordered = weight.permute(0, 2, 3, 1) if channels_last else weight
+        rows = ordered.flatten(1)
+        if self.training:
+            hard_forward = self.config.forward == "hard"
+            temperature = self._absolute_temperature()
+            quantized = branch_function.BranchQuantize.apply(rows, self.a, self.g1, self.g2, temperature, hard_forward, self.gradient_scale)
+        else:
+            quantized = branch_function.hard(rows, self.a, self.g1, self.g2)
+        quantized = quantized.view_as(ordered)
+        return quantized.permute(0, 3, 1, 2) if channels_last else quantized
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The master weight at insertion is the float weight itself."""

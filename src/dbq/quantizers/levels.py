@@ -4,33 +4,38 @@ Shapes: G groups share scales (1 for a layer, C_out for per-channel scales), B b
 The tie rule, everywhere: a weight exactly on a threshold takes the level above it (step(0) = 1).
 """
 
+import functools
 import itertools
 
 import torch
 from torch import Tensor
 
 
+@functools.cache
 def ternary_vectors(branches: int, device=None) -> Tensor:
-    """(N, B) all vectors of {-1, 0, 1}^B, those with fewer non-zeros first."""
+    """(N, B) all vectors of {-1, 0, 1}^B, those with fewer non-zeros first. Not to be written to."""
     vectors = sorted(itertools.product((-1.0, 0.0, 1.0), repeat=branches), key=lambda v: (sum(map(abs, v)), v))
     return torch.tensor(vectors, device=device)
 
 
-def levels_and_planes(scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted levels (G, N) of the branch scales (G, B), and the plane values (G, N, B) that produce each level.
-
-    Where two plane tuples give the same level, both entries hold the one with fewer non-zeros: it is the cheaper one.
-    """
+def sorted_levels(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted levels (G, N) of the branch scales (G, B), and plane values (G, N, B) that produce each level."""
     vectors = ternary_vectors(scales.shape[1], scales.device).to(scales.dtype)
-    values = scales.new_zeros(scales.shape[0], len(vectors))
-    for branch in range(scales.shape[1]):  # a fixed order of summation: the engine repeats it bit for bit
-        values = values + vectors[:, branch] * scales[:, branch : branch + 1]
+    values = scales[:, :1] * vectors[:, 0]
+    for branch in range(1, scales.shape[1]):  # a fixed order of summation: the engine repeats it bit for bit
+        values.addcmul_(scales[:, branch : branch + 1], vectors[:, branch])
     levels, order = torch.sort(values, dim=1, stable=True)
-    positions = torch.arange(levels.shape[1], device=levels.device).expand_as(order)
+    return levels, vectors[order]
+
+
+def levels_and_planes(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """sorted_levels with the cheapest planes: where two plane tuples give the same level, the one with fewer non-zeros stands for both."""
+    levels, planes = sorted_levels(scales)
+    positions = torch.arange(levels.shape[1], device=levels.device).expand_as(levels)
     repeats = torch.zeros_like(levels, dtype=torch.bool)
     repeats[:, 1:] = levels[:, 1:] == levels[:, :-1]
     first = torch.cummax(torch.where(repeats, torch.zeros_like(positions), positions), dim=1).values
-    return levels, vectors[order.gather(1, first)]
+    return levels, planes.gather(1, first[:, :, None].expand_as(planes))
 
 
 def midpoints(levels: Tensor) -> Tensor:
@@ -47,4 +52,6 @@ def assign(x: Tensor, thresholds: Tensor) -> Tensor:
 
 def take(table: Tensor, index: Tensor) -> Tensor:
     """table (G, N) at index (C, K): the value of each element's level."""
-    return table[0][index] if table.shape[0] == 1 else table.gather(1, index)
+    if table.shape[0] == 1:
+        return table[0].index_select(0, index.reshape(-1)).view(index.shape)
+    return table.gather(1, index)

@@ -26,6 +26,8 @@ def accuracy_plot(rows: pd.DataFrame, titles: dict[str, str], smoke: bool = Fals
     low, high = (run.top1_mean - spread).min(), (run.top1_mean + spread).max()
     room = max(high - low, 4.0)
     axes.set_xlim(max(0, low - 0.06 * room), high + 0.3 * room)
+    # the room for the numbers reaches beyond 100 %, the scale doesn't
+    axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 100])
     position, ticks, names = 0.0, [], []
     for group in groups:
         axes.text(0.0, position, group, transform=axes.get_yaxis_transform(), fontweight="bold", va="center", fontsize=8.5)
@@ -52,15 +54,8 @@ def _accuracy_row(axes, row, position: float) -> None:
     spread = row.top1_std if row.n > 1 else None
     axes.errorbar(row.top1_mean, position, xerr=spread, fmt=marker, color=colour, markersize=5.5, capsize=3, elinewidth=1.2)
     deviation = f" ± {row.top1_std:.2f}" if row.n > 1 else ""
-    offset = 8 + (0 if spread is None else _points(axes, spread))
     text = f"{row.top1_mean:.2f}{deviation}  n={row.n}"
-    axes.annotate(text, (row.top1_mean, position), (offset, 0), textcoords="offset points", va="center", fontsize=8)
-
-
-def _points(axes, length: float) -> float:
-    """A length along x in points, by the width that the axes will roughly have."""
-    low, high = axes.get_xlim()
-    return length / (high - low) * axes.figure.get_figwidth() * 0.75 * 72
+    axes.annotate(text, (row.top1_mean + (spread or 0), position), (8, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def pareto_front(cost, top1) -> np.ndarray:
@@ -92,8 +87,7 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
     drawn = [(figure.add_subplot(grid[0, :]), panels[0])]
     drawn += [(figure.add_subplot(grid[1, index]), panel) for index, panel in enumerate(rest)]
     for axes, (name, points) in drawn:
-        _pareto_panel(axes, points, metric, titles.get(name, name))
-        axes.title.set_fontsize(10 if axes is drawn[0][0] else 8)
+        _pareto_panel(axes, points, metric, titles.get(name, name), 10 if axes is drawn[0][0] else 8)
     drawn[0][0].set_ylabel("test top1 [%]")
     figure.settle()
     same_n = rows.n.nunique() == 1
@@ -106,7 +100,7 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
     return figure
 
 
-def _pareto_panel(axes, points: pd.DataFrame, metric: str, title: str) -> None:
+def _pareto_panel(axes, points: pd.DataFrame, metric: str, title: str, title_size: float) -> None:
     cost = points[metric].astype(float).to_numpy()
     top1 = points.top1_mean.to_numpy()
     spread = points.top1_std.fillna(0).to_numpy()
@@ -114,18 +108,22 @@ def _pareto_panel(axes, points: pd.DataFrame, metric: str, title: str) -> None:
     margin = max((cost.max() / cost.min()) ** 0.22, 1.25)
     axes.set_xlim(cost.min() / margin, cost.max() * margin)
     low, high = (top1 - spread).min(), (top1 + spread).max()
-    room = max(high - low, 1.0)
+    room = max(high - low, 2.0)
     axes.set_ylim(low - 0.15 * room, high + 0.15 * room)
     front = np.flatnonzero(pareto_front(cost, top1))
     front = front[np.argsort(cost[front], kind="stable")]
-    axes.plot(cost[front], top1[front], drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=1)
+    # from the bottom to the cheapest point and from the best point to the right: what is below the stairs is beaten
+    x = [cost[front[0]], *cost[front], axes.get_xlim()[1]]
+    y = [axes.get_ylim()[0], *top1[front], top1[front[-1]]]
+    if len(points) > 1:
+        axes.plot(x, y, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=1)
     names = [method_name(row.method, row.branches) for row in points.itertuples()]
     for x, y, error, name in zip(cost, top1, points.top1_std, names, strict=True):
         colour, marker = METHODS.get(name, METHODS["float"])
         axes.errorbar(x, y, yerr=None if np.isnan(error) else error, fmt=marker, color=colour, markersize=6.5, capsize=3, zorder=3)
     amounts(axes.xaxis, log=True, spread=float(axes.get_xlim()[1] / axes.get_xlim()[0]))
     axes.yaxis.get_major_locator().set_params(nbins=6)
-    axes.set_title(title)
+    axes.set_title(title, fontsize=title_size)
     axes.set_xlabel(METRIC_LABELS[metric] if len(points) > 1 else METRIC_LABELS[metric].split("cost ")[-1])
     present = [name for name in METHODS if name in names]
     if len(present) > 1:

@@ -15,7 +15,8 @@ _PANELS = (
 def cost_bars(layers: pd.DataFrame, title: str = "", smoke: bool = False) -> Drawing:
     """Grouped bars of the four costs of each layer: c_c and c_s in full adders above, c_r and c_m in bits below.
 
-    layers: layer, kind, c_c, c_s, c_r, c_m in the network's order; the kind of a layer stands behind its name. A cost that the reading doesn't define (NaN) has no bar and is counted in the note.
+    layers: layer, kind, c_c, c_s, c_r, c_m in the network's order; the kind of a layer stands behind its name. A cost that the reading
+    doesn't define (NaN) has no bar and is counted in the note.
     """
     if layers.empty:
         return message("No layers were counted.", title, smoke)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dbq.files import write_atomically
 
@@ -31,7 +32,7 @@ _OWN = {
     "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "legend.frameon": False, "legend.fontsize": 8, "figure.dpi": 100, "savefig.dpi": 110,
+    "legend.frameon": False, "legend.fontsize": 8, "figure.dpi": 110,
     # text stays text: files of a few KB that can be searched; ids come from the salt instead of from chance
     "svg.fonttype": "none", "svg.hashsalt": "dbq",
 }  # fmt: skip
@@ -84,8 +85,16 @@ class Drawing(Figure):
     def bytes(self, kind: str) -> bytes:
         """The figure as "svg" or "png", without date or version."""
         self.settle()
-        buffer = io.BytesIO()
-        self.savefig(buffer, format=kind, metadata={"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind])
+        buffer, canvas, dpi = io.BytesIO(), self.canvas, self.dpi
+        try:
+            # savefig() would draw everything twice, once only to lay it out
+            if kind == "svg":
+                FigureCanvasSVG(self).print_svg(buffer, metadata={"Date": None, "Creator": None})
+            else:
+                FigureCanvasAgg(self).print_png(buffer, metadata={"Software": None})
+        finally:
+            self.dpi = dpi  # an SVG is drawn at 72
+            self.set_canvas(canvas)
         return buffer.getvalue()
 
     def _repr_png_(self) -> bytes:
@@ -125,4 +134,4 @@ def amounts(axis, log: bool = False, spread: float = 1.0) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if log and spread > 5 else MaxNLocator(4))
     axis.set_major_formatter(EngFormatter(sep=""))
     if log:
-        axis.set_minor_formatter(lambda value, position: "")
+        axis.set_minor_locator(NullLocator())

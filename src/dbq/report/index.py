@@ -49,7 +49,9 @@ def _copy(source: Path, target: Path, stage: str, key: str) -> None:
     if not source.is_file():
         raise DbqError(f"{source}: no such file", f"run `dvc repro {name}`")
     if source.stat().st_size > LIMIT:
-        raise DbqError(f"{source}: {source.stat().st_size:,} bytes, the limit is {LIMIT:,}", f"make the outputs of the notebook of {name} smaller")
+        raise DbqError(
+            f"{source}: {source.stat().st_size:,} bytes, the limit is {LIMIT:,}", f"make the outputs of the notebook of {name} smaller"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 
@@ -59,7 +61,9 @@ def index(profile: str, reports: list[tuple], out: Path) -> str:
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>DBQ, profile {profile}</title><style>{STYLE}</style>"]
     parts.append(f"<h1>DBQ, profile {profile}</h1>")
     if profile == "smoke":
-        parts.append("<p class='smoke'>SMOKE: tiny schedules on stand-in images. It shows that everything runs; its numbers are not evidence.</p>")
+        parts.append(
+            "<p class='smoke'>SMOKE: tiny schedules on stand-in images. It shows that everything runs; its numbers are not evidence.</p>"
+        )
     parts.append("<p><a href='tables-and-figures.html'>All tables and figures as a report</a></p><h2>Reports by stage</h2>")
     for stage in STAGES:
         items = [
@@ -72,7 +76,9 @@ def index(profile: str, reports: list[tuple], out: Path) -> str:
         parts.append(f"<h2>{name.capitalize()}</h2>{_table(read_csv(out / 'tables' / f'{name}.csv'))}")
     parts.append("<h2>Figures</h2>")
     for figure in sorted((out / "figures").glob("*.svg")):
-        parts.append(f"<h3>{html.escape(figure.stem)}</h3><img src='../figures/{html.escape(figure.name)}' alt='{html.escape(figure.stem)}'>")
+        parts.append(
+            f"<h3>{html.escape(figure.stem)}</h3><img src='../figures/{html.escape(figure.name)}' alt='{html.escape(figure.stem)}'>"
+        )
     return "\n".join(parts) + "\n"
 
 

@@ -47,8 +47,9 @@ def place(axes, points: list[tuple[float, float]], texts: list[str], size: float
         x, y = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
         offset = (x - centres[index][0]) / pixel, (y - centres[index][1]) / pixel
         axes.annotate(
-            texts[index], points[index], offset, textcoords="offset points", ha="center", va="center", fontsize=size, color=INK, zorder=5
-        )
+            texts[index], points[index], offset, textcoords="offset points", ha="center", va="center", fontsize=size, color=INK, zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
+        )  # fmt: skip
         if distance > _DISTANCES[1]:
             lines.append((centres[index], end))
             reach = (end[0] - centres[index][0]) / pixel, (end[1] - centres[index][1]) / pixel

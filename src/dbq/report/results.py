@@ -1,7 +1,8 @@
 """The result files of the stages, read and validated: what tables and figures may look at.
 
-A folder METRICS holds STAGE/KEY/ for the stages prepare, pretrain, quantize and engine. A stage that has nothing to do in a profile leaves
-{"status": "not run", "reason": REASON}. Every reader raises DbqError, naming the file and the stage to run, for a missing, torn or odd file.
+A folder METRICS holds STAGE/KEY/ for the stages prepare, pretrain, quantize and engine. A stage that has nothing to do in a profile
+leaves {"status": "not run", "reason": REASON}. Every reader raises DbqError, naming the file and the stage to run, for a missing, torn
+or odd file.
 """
 
 import math
@@ -47,7 +48,10 @@ def is_smoke(params: dict) -> bool:
 
 
 def read_result(metrics_folder, stage: str, key: str) -> dict:
-    """The main result file of STAGE@KEY: metrics.json, of prepare manifest.json, of engine cost.json; or {"status": "not run", "reason"}."""
+    """The main result file of STAGE@KEY: metrics.json, of prepare manifest.json, of engine cost.json.
+
+    {"status": "not run", "reason": REASON} where the stage had nothing to do.
+    """
     name = {"prepare": "manifest.json", "engine": "cost.json"}.get(stage, "metrics.json")
     folder = Path(metrics_folder) / stage / key
     # the marker of a stage that has nothing to do is called metrics.json in every stage
@@ -82,7 +86,7 @@ def main_reading(cost: dict, params: dict) -> dict:
     wanted = {name: lookup(params, "cost", name) for name in ("reading", "count_bias")}
     if any(chosen[name] != value for name, value in wanted.items()):
         raise DbqError(
-            f"engine/{cost['key']}/cost.json: counted with {chosen['reading']}, count_bias {chosen['count_bias']}, not as params.yaml's key cost",
+            f"engine/{cost['key']}/cost.json: counted with {chosen['reading']}, count_bias {chosen['count_bias']}; params.yaml differs",
             f"run `dvc repro engine@{cost['key']}`",
         )
     return chosen

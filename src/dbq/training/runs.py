@@ -105,7 +105,7 @@ def rebuild(experiment: Experiment, state: dict[str, Tensor], image_size: int) -
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = networks.build(experiment.network, experiment.dataset_config.classes, experiment.dataset_config.form)
-        policies.quantize(network, experiment, torch.randn(8, 3, image_size, image_size))
+        policies.quantize(network, experiment, torch.randn(8, 3, image_size, image_size), fit_scales=False)
     load_state(network, state, f"model of {experiment.key}")
     return network.eval()
 
