@@ -4,8 +4,9 @@
     soft:  Q_T(w) = g2 * ( v_1 + sum_i d_i s_i ),   s_i = sigmoid(T (g1 w - t_i)),   d_i = v_{i+1} - v_i
 
 Nothing of the size N x weights is kept (a hard forward pass keeps the index of each weight's level, one byte): the backward pass computes
-the sigmoids again from w, a slice of the weights at a time, so that its temporaries stay in the processor's cache. With a hard forward pass the gradient is that of the hard quantizer with each step's
-derivative replaced by the sigmoid's: exact in g2 and in the levels, soft in w, g1 and the thresholds.
+the sigmoids again from w, a slice of the weights at a time, so that its temporaries stay in the processor's cache. With a hard forward
+pass the gradient is that of the hard quantizer with each step's derivative replaced by the sigmoid's: exact in g2 and in the levels, soft
+in w, g1 and the thresholds.
 """
 
 import torch
