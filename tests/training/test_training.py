@@ -248,5 +248,5 @@ def test_batch_norm_statistics_are_those_of_the_hard_weights(params, data, float
     for index, (images, _) in enumerate(batches.epoch(5)):
         if index < 3:
             run.network.eval()(images)
-    expected = np.mean([float(value[:, 0].mean()) for value in inputs])
+    expected = np.mean([float(value[:, 0].detach().mean()) for value in inputs])
     assert float(run.network.bn1.running_mean[0]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
