@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 
+COUNTED = 8  # up to so many thresholds, comparing with all of them is quicker than a binary search on weights in random order
+
+
 @functools.cache
 def ternary_vectors(branches: int, device=None) -> Tensor:
     """(N, B) all vectors of {-1, 0, 1}^B, those with fewer non-zeros first. Not to be written to."""
@@ -45,6 +48,9 @@ def midpoints(levels: Tensor) -> Tensor:
 
 def assign(x: Tensor, thresholds: Tensor) -> Tensor:
     """Index (C, K) of the level of each x (C, K) for thresholds (G, N-1), G = 1 or C; ties go up."""
+    if thresholds.shape[0] == 1 and thresholds.shape[1] <= COUNTED:
+        counts = (x.reshape(1, -1) >= thresholds[0, :, None]).sum(0, dtype=torch.uint8)
+        return counts.view(x.shape).int()
     if thresholds.shape[0] == 1:
         return torch.bucketize(x, thresholds[0], right=True)
     return torch.searchsorted(thresholds.contiguous(), x.contiguous(), right=True)
