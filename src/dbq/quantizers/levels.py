@@ -10,7 +10,6 @@ import itertools
 import torch
 from torch import Tensor
 
-
 COUNTED = 8  # up to so many thresholds, comparing with all of them is quicker than a binary search on weights in random order
 
 
