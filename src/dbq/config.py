@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbq.errors import DbqError
+from dbq.quantizers.settings import METHODS
 from dbq.schema import parse, setting
 
 PROFILES = ("smoke", "cifar10", "paper")
 NETWORKS = ("resnet20", "mobilenet_v1", "mobilenet_v2", "shufflenet_v2")
-METHODS = ("dbq", "uniform")
 FORMS = ("32x32", "224x224")
 SOURCES = ("digits", "cifar10", "tiny_imagenet", "imagenet", "visual_wake_words")
 
@@ -47,39 +47,6 @@ class TrainingConfig:
     scale_learning_rate: float = setting(minimum=0.0)  # of the quantizers' scales, as a multiple of learning_rate
     bn_batches: int = setting(minimum=0)  # batches that re-estimate the batch-norm statistics at the end
     deterministic: bool = setting()
-
-
-@dataclass(frozen=True)
-class TemperatureConfig:
-    schedule: str = setting(choices=("constant", "linear", "exponential"))
-    start: float = setting(minimum=1e-6)  # in units of 1 / (largest level)
-    end: float = setting(minimum=1e-6)
-
-
-@dataclass(frozen=True)
-class DbqConfig:
-    branches: int = setting(minimum=1, maximum=3)
-    forward: str = setting(choices=("hard", "soft"))
-    temperature: TemperatureConfig = setting()
-    scales: str = setting(choices=("layer", "channel"))
-    gradient_scale: str = setting(choices=("lsq", "none"))
-
-    @property
-    def weight_bits(self) -> int:
-        return 2 * self.branches  # a ternary plane is stored in 2 bits a weight
-
-
-@dataclass(frozen=True)
-class UniformConfig:
-    bits: int = setting(minimum=2, maximum=8)
-
-    @property
-    def weight_bits(self) -> int:
-        return self.bits
-
-    @property
-    def branches(self) -> int:
-        return 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +93,7 @@ class PretrainEntry:
 class ExperimentEntry:
     network: str = setting(choices=NETWORKS)
     dataset: str = setting()
-    method: str = setting(choices=METHODS)
+    method: str = setting(choices=tuple(METHODS))
     activation_bits: int = setting(minimum=2, maximum=32)  # 32 leaves the activations in float
     policy: str = setting()
     schedule: str = setting()
@@ -160,7 +127,7 @@ class Experiment:
     dataset: str
     dataset_config: DatasetConfig
     method: str
-    quantizer: DbqConfig | UniformConfig
+    quantizer: object  # the method's dataclass of dbq.quantizers.settings
     activation_bits: int
     activations: ActivationConfig
     policy: PolicyConfig
@@ -250,8 +217,7 @@ def experiment(params: dict, profile: str, key: str) -> Experiment:
     entry = parse(ExperimentEntry, lookup(params, "experiments", key), where)
     if not entry.seeds or len(set(entry.seeds)) != len(entry.seeds) or min(entry.seeds) < 0:
         raise DbqError(f"{where}.seeds: {entry.seeds}", "give at least one seed, each once, none below 0")
-    kind = {"dbq": DbqConfig, "uniform": UniformConfig}[entry.method]
-    quantizer = parse(kind, {**lookup(params, "quantizers", entry.method), **entry.quantizer}, f"{where}.quantizer")
+    quantizer = parse(METHODS[entry.method], {**lookup(params, "quantizers", entry.method), **entry.quantizer}, f"{where}.quantizer")
     policy = parse(PolicyConfig, lookup(params, "policies", entry.policy), f"policies.{entry.policy}")
     activations = parse(ActivationConfig, lookup(params, "activations"), "activations")
     recipe = training(params, profile, entry.schedule, entry.training, where)

@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass, fields
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dbq import activations
-from dbq.config import DbqConfig, Experiment
+from dbq import activations, quantizers
+from dbq.config import Experiment
 from dbq.errors import DbqError
 from dbq.networks.count import LayerShape, layer_shapes
+from dbq.quantizers.base import WeightQuantizer
 from dbq.quantizers.dbq import BranchQuantizer
-from dbq.quantizers.uniform import UniformQuantizer
+from dbq.quantizers.settings import UniformConfig
 
 REASONS = {
     "first": "first layer: it sees the image and has few weights",
@@ -23,7 +24,7 @@ REASONS = {
 class PolicyRow:
     layer: str
     kind: str
-    quantizer: str  # dbq, uniform or float
+    quantizer: str  # a method, or float
     weight_bits: int
     branches: int
     activation_bits: int
@@ -39,50 +40,46 @@ class PolicyRow:
 COLUMNS = [column.name for column in fields(PolicyRow)]
 
 
-def quantize(network: nn.Module, experiment: Experiment, images: Tensor, fit_scales: bool = True) -> list[PolicyRow]:
+def quantize(network: nn.Module, experiment: Experiment, images: Tensor, fit: bool = True) -> list[PolicyRow]:
     """Insert weight and activation quantizers into the float network and return the resolved table in forward order.
 
-    images (N, 3, H, W): normalised training images for the activation ranges. fit_scales: False where a saved state follows.
+    images (N, 3, H, W): normalised training images for the activation ranges. fit: False where a saved state follows.
     """
     shapes = layer_shapes(network, tuple(images.shape[1:]))
-    quantizers = {}
+    inputs = {}
     if experiment.activation_bits < 32:
-        quantizers = activations.insert(network, experiment.activation_bits, experiment.activations, images)
-    rows = [_quantize_layer(network, shape, experiment, quantizers.get(shape.name), fit_scales) for shape in shapes]
-    if experiment.method == "dbq" and not any(row.quantizer == "dbq" for row in rows):
+        inputs = activations.insert(network, experiment.activation_bits, experiment.activations, images)
+    rows = [_quantize_layer(network, shape, experiment, inputs.get(shape.name), fit) for shape in shapes]
+    if not any(row.quantizer == experiment.method for row in rows):
         raise DbqError(f"experiments.{experiment.key}.policy: no layer is left to the method", "set at least one kind of layer to `method`")
     return rows
 
 
-def _quantize_layer(network, shape: LayerShape, experiment: Experiment, activation, fit_scales: bool) -> PolicyRow:
+def _quantize_layer(network, shape: LayerShape, experiment: Experiment, activation, fit: bool) -> PolicyRow:
     layer = network.get_submodule(shape.name)
-    choice = getattr(experiment.policy, shape.kind) if shape.kind in REASONS else experiment.policy.other
-    reason = (
-        f"{REASONS[shape.kind]}; the policy says {choice}" if choice != "method" and shape.kind in REASONS else f"{shape.kind}: the method"
-    )
-    if choice == "method":
-        config = experiment.quantizer
-        quantizer, bits, branches = experiment.method, config.weight_bits, config.branches
-    elif choice == "float":
-        quantizer, bits, branches = "float", 32, 0
+    special = shape.kind in REASONS
+    choice = getattr(experiment.policy, shape.kind) if special else experiment.policy.other
+    reason = f"{REASONS[shape.kind]}; the policy says {choice}" if special and choice != "method" else f"{shape.kind}: the method"
+    if choice == "float":
+        method, bits, branches = "float", 32, 0
     else:
-        quantizer, bits, branches = "uniform", choice, 0
-    if quantizer == "dbq":
-        module = _branch_quantizer(layer, shape.name, experiment.quantizer, fit_scales)
-        parametrize.register_parametrization(layer, "weight", module)
-    elif quantizer == "uniform":
-        parametrize.register_parametrization(layer, "weight", UniformQuantizer(bits).to(layer.weight.device))
+        method, config = (experiment.method, experiment.quantizer) if choice == "method" else ("uniform", UniformConfig(choice))
+        bits, branches = config.weight_bits, config.branches
+        parametrize.register_parametrization(layer, "weight", _build(method, layer.weight, config, fit, shape.name))
     clip = (
         (activation.bits, activation.signed, float(activation.clip.detach()), activation.source) if activation else (32, True, 0.0, "float")
     )
-    return PolicyRow(shape.name, shape.kind, quantizer, bits, branches, *clip, reason)
+    return PolicyRow(shape.name, shape.kind, method, bits, branches, *clip, reason)
 
 
-def _branch_quantizer(layer, name: str, config: DbqConfig, fit_scales: bool) -> BranchQuantizer:
+def _build(method: str, weight: Tensor, config, fit: bool, layer: str) -> WeightQuantizer:
     try:
-        return BranchQuantizer(layer.weight, config, fit_scales).to(layer.weight.device)
+        quantizer = quantizers.build(method, weight, config, fit)
+        if fit:
+            quantizer.prepare(weight.detach())
     except DbqError as error:
-        raise DbqError(f"layer {name}: {error.problem}", error.remedy) from None
+        raise DbqError(f"layer {layer}: {error.problem}", error.remedy) from None
+    return quantizer
 
 
 def weight_quantizers(network: nn.Module):

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dbq.config import DbqConfig, TemperatureConfig
 from dbq.errors import DbqError
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.levels import levels_and_planes
+from dbq.quantizers.settings import DbqConfig, TemperatureConfig, UniformConfig
 from dbq.quantizers.temperature import temperature
 from dbq.quantizers.uniform import UniformQuantizer
 
 
 def settings_of(branches, scales="layer", forward="hard", start=12.0):
-    return DbqConfig(branches, forward, TemperatureConfig("constant", start, start), scales, "lsq")
+    return DbqConfig(branches, forward, TemperatureConfig("constant", start, start), scales, "lsq", "least_squares")
 
 
 def layer(branches, scales="layer", **options):
@@ -131,7 +131,7 @@ def test_temperature_schedules_start_and_end_where_they_say(schedule):
 def test_uniform_weights_are_integers_times_a_step(bits):
     torch.manual_seed(bits)
     weight = torch.randn(7, 9)
-    quantizer = UniformQuantizer(bits)
+    quantizer = UniformQuantizer(weight, UniformConfig(bits))
     integers = (weight.double() / (weight.abs().max().double() / (2 ** (bits - 1) - 1))).round()
     assert torch.equal(quantizer.integers(weight), integers.int())
     assert int(integers.abs().max()) == 2 ** (bits - 1) - 1

@@ -1,1 +1,15 @@
-"""Weight quantizers: the branch quantizer DBQ and the uniform one, both inserted by torch's parametrization."""
+"""DBQ and the methods it is compared with: one module a method, one interface (base.py)."""
+
+import importlib
+
+from torch import Tensor
+
+from dbq.quantizers.base import WeightQuantizer
+
+CLASSES = {"dbq": "BranchQuantizer", "uniform": "UniformQuantizer"}
+
+
+def build(method: str, weight: Tensor, config, fit: bool = True) -> WeightQuantizer:
+    """The quantizer `method` for this float weight; fit: False where a saved state replaces its scales."""
+    kind = getattr(importlib.import_module(f"dbq.quantizers.{method}"), CLASSES[method])
+    return kind(weight, config, fit).to(weight.device)

@@ -1,46 +1,39 @@
 """DBQ as a parametrization of a layer's weight."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from dbq.config import DbqConfig
 from dbq.errors import DbqError
 from dbq.quantizers import branch_function
+from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
 from dbq.quantizers.initial import least_squares_scales
 from dbq.quantizers.levels import assign, levels_and_planes, midpoints, take
+from dbq.quantizers.settings import DbqConfig
+from dbq.quantizers.temperature import temperature
 
 COLLAPSED = 1e-3  # a branch below this fraction of the largest one adds levels that nothing can tell apart
 
 
-@dataclass(frozen=True)
-class Decomposition:
-    """Hard weights = sum_j scales[:, j] * planes[j]: planes (B, C, K) int8 in {-1, 0, 1}, scales (G, B) with g2 in them."""
-
-    planes: Tensor
-    scales: Tensor
-
-
-class BranchQuantizer(nn.Module):
+class BranchQuantizer(WeightQuantizer):
     """Quantizes a weight tensor (C_out, ...) to sums of B ternary branches.
 
     Parameters: branch scales a (G, B), normalised so that the largest level starts at 1; pre-scale g1 and post-scale g2, scalars.
     In training mode the forward pass is hard or soft as configured; in evaluation mode it is always hard.
     """
 
-    def __init__(self, weight: Tensor, config: DbqConfig, fit_scales: bool = True):
-        """fit_scales: least squares; otherwise placeholders that a saved state replaces."""
+    def __init__(self, weight: Tensor, config: DbqConfig, fit: bool = True):
+        """fit: scales from the weights; otherwise placeholders that a saved state replaces."""
         super().__init__()
         self.config = config
+        self.storage_bits = config.weight_bits
         rows = weight.detach().flatten(1)
         groups = rows if config.scales == "channel" else rows.reshape(1, -1)
-        if not torch.isfinite(groups).all() or not groups.any():
-            raise DbqError("all weights are zero or not finite", "start from a trained float network")
-        if fit_scales:
+        check_usable(weight)
+        if fit and config.initial == "least_squares":
             scales = least_squares_scales(groups, config.branches)
-        else:
-            scales = torch.tensor([3.0**-branch for branch in range(config.branches)]).expand(len(groups), -1)
+        else:  # equally spaced levels up to the largest weight
+            scales = torch.tensor([3.0**-branch for branch in range(config.branches)], device=weight.device)
+            scales = groups.abs().amax(1, keepdim=True) * scales / scales.sum()
         largest = scales.sum(1).max()
         self.a = nn.Parameter(scales / largest)
         self.g1 = nn.Parameter(1 / largest)
@@ -63,21 +56,20 @@ class BranchQuantizer(nn.Module):
         quantized = quantized.view_as(ordered)
         return quantized.permute(0, 3, 1, 2) if channels_last else quantized
 
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """The master weight at insertion is the float weight itself."""
-        return weight
+    def advance(self, progress: float, epoch: int) -> None:
+        self.temperature.fill_(temperature(self.config.temperature, progress))
 
     def _absolute_temperature(self) -> Tensor:
         return (self.temperature / self.a.detach().sum(1, keepdim=True)).clamp_max(1e30)
 
     @torch.no_grad()
-    def levels(self) -> Tensor:
-        """Levels (G, N) in the units of the pre-scaled weights."""
-        return levels_and_planes(self.a)[0]
+    def transfer(self, weight: Tensor) -> Transfer:
+        levels = levels_and_planes(self.a[:1])[0]
+        rows = weight.flatten(1) if len(self.a) == 1 else weight.flatten(1)[:1]
+        return Transfer(self.g1 * rows, levels[0], midpoints(levels)[0])
 
     @torch.no_grad()
     def soft_hard_gap(self, weight: Tensor) -> Tensor:
-        """Mean |Q_T(w) - Q(w)| over the largest level (a 0-d tensor, no unit)."""
         rows = weight.flatten(1)
         soft = branch_function.soft(rows, self.a, self.g1, self.g2, self._absolute_temperature())
         hard = branch_function.hard(rows, self.a, self.g1, self.g2)
@@ -94,17 +86,12 @@ class BranchQuantizer(nn.Module):
 
     @torch.no_grad()
     def check(self, weight: Tensor, layer: str) -> None:
-        """Raise DbqError naming the layer when a value is not finite, a branch has collapsed or all weights became zero."""
-        for name, value in (("weight", weight), ("branch scales", self.a), ("g1", self.g1), ("g2", self.g2)):
-            if not torch.isfinite(value).all():
-                raise DbqError(f"layer {layer}: {name} is not finite", "lower learning_rate or scale_learning_rate")
+        """As every quantizer, and a branch that has collapsed or that no weight uses."""
+        super().check(weight, layer)
         if self.g1 == 0 or self.g2 == 0 or (self.a <= COLLAPSED * self.a.amax(1, keepdim=True)).any():
             raise DbqError(
                 f"layer {layer}: a branch has collapsed (scales {self.a.tolist()[:3]})", "lower scale_learning_rate or use fewer branches"
             )
-        planes = self.decompose(weight).planes
-        if not planes.any():
-            raise DbqError(f"layer {layer}: every weight is zero", "lower learning_rate or weight_decay")
-        unused = [str(j + 1) for j, plane in enumerate(planes) if not plane.any()]
+        unused = [str(j + 1) for j, plane in enumerate(self.decompose(weight).planes) if not plane.any()]
         if unused:
             raise DbqError(f"layer {layer}: no weight uses branch {', '.join(unused)}", "lower scale_learning_rate or use fewer branches")

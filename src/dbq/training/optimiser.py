@@ -6,7 +6,7 @@ from torch import nn, optim
 
 from dbq.activations import ActivationQuantizer
 from dbq.config import TrainingConfig
-from dbq.quantizers.dbq import BranchQuantizer
+from dbq.quantizers.base import WeightQuantizer
 
 STEP_FACTOR = 0.1  # of the step schedule at each milestone
 
@@ -16,7 +16,7 @@ def build(network: nn.Module, recipe: TrainingConfig) -> optim.SGD:
     scales = {
         parameter
         for module in network.modules()
-        if isinstance(module, (BranchQuantizer, ActivationQuantizer))
+        if isinstance(module, (WeightQuantizer, ActivationQuantizer))
         for parameter in module.parameters()
     }
     decayed, plain, own_rate = [], [], []
