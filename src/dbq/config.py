@@ -46,6 +46,11 @@ class TrainingConfig:
     label_smoothing: float = setting(minimum=0.0, maximum=1.0)
     scale_learning_rate: float = setting(minimum=0.0)  # of the quantizers' scales, as a multiple of learning_rate
     bn_batches: int = setting(minimum=0)  # batches that re-estimate the batch-norm statistics at the end
+    frozen_bn_epochs: int = setting(minimum=0)  # last epochs in which batch norm keeps its statistics
+    distillation: float = setting(minimum=0.0, maximum=1.0)  # share of the loss that is the distance from the float network's logits
+    distillation_temperature: float = setting(minimum=0.1)
+    precision: str = setting(choices=("fp32", "bf16"))
+    compile: bool = setting()  # torch.compile
     deterministic: bool = setting()
 
 
@@ -100,6 +105,16 @@ class ExperimentEntry:
     seeds: list[int] = setting()
     quantizer: dict = setting()
     training: dict = setting()
+    profiles: list[str] = setting()
+
+
+@dataclass(frozen=True)
+class AblationEntry:
+    base: str = setting()  # a key of experiments
+    schedule: str = setting()
+    quantizer: dict = setting()
+    training: dict = setting()
+    policy: str = setting()
     profiles: list[str] = setting()
 
 
@@ -226,6 +241,19 @@ def experiment(params: dict, profile: str, key: str) -> Experiment:
         key, profile, entry.network, entry.dataset, data, entry.method, quantizer,
         entry.activation_bits, activations, policy, recipe, entry.seeds,
     )  # fmt: skip
+
+
+def ablation(params: dict, profile: str, key: str) -> Experiment:
+    """The experiment that an ablation makes of its base; only its first seed is trained."""
+    where = f"ablations.{key}"
+    entry = parse(AblationEntry, lookup(params, "ablations", key), where)
+    base = lookup(params, "experiments", entry.base)
+    changed = {
+        **base, "schedule": entry.schedule, "policy": entry.policy, "training": entry.training, "seeds": base["seeds"][:1],
+        "quantizer": {**base["quantizer"], **entry.quantizer},
+    }  # fmt: skip
+    resolved = experiment({**params, "experiments": {key: changed}}, profile, key)
+    return dataclasses.replace(resolved, key=f"ablation-{key}")
 
 
 def cost(params: dict) -> CostConfig:

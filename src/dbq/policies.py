@@ -9,6 +9,7 @@ from dbq import activations, quantizers
 from dbq.config import Experiment
 from dbq.errors import DbqError
 from dbq.networks.count import LayerShape, layer_shapes
+from dbq.quantizers import together
 from dbq.quantizers.base import WeightQuantizer
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.settings import UniformConfig
@@ -52,6 +53,7 @@ def quantize(network: nn.Module, experiment: Experiment, images: Tensor, fit: bo
     rows = [_quantize_layer(network, shape, experiment, inputs.get(shape.name), fit) for shape in shapes]
     if not any(row.quantizer == experiment.method for row in rows):
         raise DbqError(f"experiments.{experiment.key}.policy: no layer is left to the method", "set at least one kind of layer to `method`")
+    together.attach(network)
     return rows
 
 
@@ -88,6 +90,12 @@ def weight_quantizers(network: nn.Module):
         if parametrize.is_parametrized(module, "weight"):
             parametrization = module.parametrizations.weight
             yield name, parametrization[0], parametrization.original
+
+
+def method_quantizers(network: nn.Module, method: str):
+    """Those of the layers that the method quantizes; `uniform` layers of another method's policy aren't among them."""
+    kind = quantizers.kind(method)
+    return ((name, quantizer, weight) for name, quantizer, weight in weight_quantizers(network) if isinstance(quantizer, kind))
 
 
 def branch_quantizers(network: nn.Module):

@@ -22,12 +22,20 @@ def problem(branches, groups, seed):
     return w, a, g1, g2, temperature
 
 
+def apply(w, a, g1, g2, temperature, hard_forward):
+    """BranchQuantize on one layer, whose scalars g1 and g2 all groups share."""
+    groups = len(a)
+    rows = branch_function.own_rows(w, groups)
+    ones = torch.ones(groups, 1, dtype=w.dtype)
+    return BranchQuantize.apply(w, a, g1.expand(groups, 1), g2.expand(groups, 1), temperature, rows, hard_forward, ones)
+
+
 @pytest.mark.parametrize("branches", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_soft_gradient_equals_finite_differences(branches, groups):
     inputs = problem(branches, groups, branches)
     leaves = [value.clone().requires_grad_() for value in inputs[:4]]
-    assert torch.autograd.gradcheck(lambda *x: BranchQuantize.apply(*x, inputs[4], False, 1.0), leaves, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda *x: apply(*x, inputs[4], False), leaves, atol=1e-6)
 
 
 @pytest.mark.parametrize("branches", [1, 2, 3])
@@ -65,7 +73,7 @@ def test_hard_forward_gradient_is_the_surrogate(groups):
         return g2 * result
 
     gradients = []
-    for function in (reference, lambda *x: BranchQuantize.apply(*x, temperature, True, 1.0)):
+    for function in (reference, lambda *x: apply(*x, temperature, True)):
         leaves = [value.clone().requires_grad_() for value in (w, a, g1, g2)]
         output = function(*leaves)
         gradients.append(torch.autograd.grad((output * torch.arange(24.0).view(4, 6).double()).sum(), leaves))
@@ -98,16 +106,29 @@ def test_no_tensor_per_level_is_saved_for_backward(hard_forward):
     _, a, g1, g2, temperature = (value.float() for value in problem(3, 1, 0))
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.nbytes) or tensor, lambda tensor: tensor):
-        BranchQuantize.apply(w, a, g1, g2, temperature, hard_forward, 1.0)
+        apply(w, a, g1, g2, temperature, hard_forward)
     assert w.nbytes <= sum(saved) < 1.4 * w.nbytes  # 26 thresholds
 
 
-def test_slices_do_not_change_the_result(monkeypatch):
+def test_blocks_do_not_change_the_result(monkeypatch):
     w, a, g1, g2, temperature = problem(2, 1, 4)
     results = []
     for size in (1 << 17, 40):
-        monkeypatch.setattr(branch_function, "SLICE", size)
+        monkeypatch.setattr(branch_function, "BLOCK", size)
         leaves = [value.clone().requires_grad_() for value in (w, a, g1, g2)]
-        output = BranchQuantize.apply(*leaves, temperature, False, 1.0)
+        output = apply(*leaves, temperature, False)
         results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
     assert all(torch.allclose(one, other, rtol=1e-12) for one, other in zip(*results, strict=True))
+
+
+def test_both_ways_to_sum_by_level_agree():
+    generator = torch.Generator().manual_seed(0)
+    grad = torch.randn(6, 50, generator=generator, dtype=torch.float64)
+    index = torch.randint(0, 9, (6, 50), generator=generator, dtype=torch.uint8)
+    rows = torch.tensor([0, 0, 1, 1, 1, 2])
+    expected = torch.zeros(3, 9, dtype=torch.float64)
+    for row in range(6):
+        for column in range(50):
+            expected[int(rows[row]), int(index[row, column])] += grad[row, column]
+    assert torch.allclose(branch_function.sums_by_adding(index, grad, rows, 3, 9), expected)
+    assert torch.allclose(branch_function.sums_by_masks(index, grad, rows, 3, 9), expected)

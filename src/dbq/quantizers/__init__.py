@@ -9,7 +9,11 @@ from dbq.quantizers.base import WeightQuantizer
 CLASSES = {"dbq": "BranchQuantizer", "uniform": "UniformQuantizer"}
 
 
+def kind(method: str) -> type[WeightQuantizer]:
+    """The class of a method."""
+    return getattr(importlib.import_module(f"dbq.quantizers.{method}"), CLASSES[method])
+
+
 def build(method: str, weight: Tensor, config, fit: bool = True) -> WeightQuantizer:
     """The quantizer `method` for this float weight; fit: False where a saved state replaces its scales."""
-    kind = getattr(importlib.import_module(f"dbq.quantizers.{method}"), CLASSES[method])
-    return kind(weight, config, fit).to(weight.device)
+    return kind(method)(weight, config, fit).to(weight.device)

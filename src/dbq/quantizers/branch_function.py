@@ -3,105 +3,139 @@
     hard:  Q(w)   = g2 * ( v_1 + sum_i d_i step(g1 w - t_i) )
     soft:  Q_T(w) = g2 * ( v_1 + sum_i d_i s_i ),   s_i = sigmoid(T (g1 w - t_i)),   d_i = v_{i+1} - v_i
 
+Weights come as rows of equal length; each row belongs to one of G groups with scales of their own, so that one call serves a filter, a
+layer, or all layers of a network (together.py).
+
 Nothing of the size N x weights is kept (a hard forward pass keeps the index of each weight's level, one byte): the backward pass computes
-the sigmoids again from w, a slice of the weights at a time, so that its temporaries stay in the processor's cache. With a hard forward
-pass the gradient is that of the hard quantizer with each step's derivative replaced by the sigmoid's: exact in g2 and in the levels, soft
-in w, g1 and the thresholds.
+the sigmoids again from w, some rows at a time, so that its temporaries stay in the processor's cache. With a hard forward pass the
+gradient is that of the hard quantizer with each step's derivative replaced by the sigmoid's: exact in g2 and in the levels, soft in w, g1
+and the thresholds.
 """
 
 import torch
 from torch import Tensor
 
-from dbq.quantizers.levels import assign, midpoints, sorted_levels, take
+from dbq.quantizers.levels import count_below, midpoints, sorted_levels
 
-SLICE = 1 << 17  # elements of a temporary: 512 KiB of float32
+BLOCK = 1 << 19  # elements of a (rows, N-1, K) temporary: 2 MiB of float32, about a processor's cache
 
 
 class BranchQuantize(torch.autograd.Function):
-    """apply(w (C, K), a (G, B), g1, g2, T (G, 1), hard_forward, gradient_scale) -> quantized weights (C, K).
+    """apply(w (R, K), a (G, B), g1 (G, 1), g2 (G, 1), T (G, 1), rows (R,), hard_forward, gradient_scale (G, 1)) -> quantized (R, K).
 
     T is the absolute temperature of each group and gets no gradient; gradient_scale multiplies the gradients of a, g1 and g2.
     """
 
     @staticmethod
-    def forward(ctx, w, a, g1, g2, temperature, hard_forward, gradient_scale):
+    def forward(ctx, w, a, g1, g2, temperature, rows, hard_forward, gradient_scale):
         levels, planes = sorted_levels(a)
-        ctx.hard_forward, ctx.gradient_scale = hard_forward, gradient_scale
+        ctx.hard_forward = hard_forward
+        saved = (w, g1, g2, temperature, rows, gradient_scale, levels, planes)
         if not hard_forward:
-            ctx.save_for_backward(w, g1, g2, temperature, levels, planes)
-            return _soft(w, levels, g1, g2, temperature)
-        index = assign(g1 * w, midpoints(levels))
-        ctx.save_for_backward(w, g1, g2, temperature, levels, planes, index.to(torch.uint8))
-        return take(g2 * levels, index)
+            ctx.save_for_backward(*saved)
+            return _soft(w, levels, g1, g2, temperature, rows)
+        index = count_below(w * g1[rows], midpoints(levels)[rows])
+        ctx.save_for_backward(*saved, index)
+        return _take((g2 * levels)[rows], index)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        w, g1, g2, temperature, levels, planes, *index = ctx.saved_tensors
-        thresholds, gaps = midpoints(levels), levels.diff(dim=1)
-        rows, gradients = w.reshape(len(levels), -1), grad.reshape(len(levels), -1)
-        slope = torch.empty_like(rows)  # sum_i d_i s_i (1 - s_i)
-        at_threshold, above = torch.zeros_like(gaps), torch.zeros_like(gaps)  # sums of grad s_i (1 - s_i) and of grad s_i
-        for part in _slices(rows, gaps):
-            g = gradients[:, part, None]
-            s = _sigmoids(rows[:, part], thresholds, g1, temperature)  # (G, N-1, part)
-            if not ctx.hard_forward:
-                above += torch.bmm(s, g)[:, :, 0]
-            s.addcmul_(s, s, value=-1)
-            at_threshold += torch.bmm(s, g)[:, :, 0]
-            slope[:, part] = torch.bmm(gaps[:, None], s)[:, 0]
+        w, g1, g2, temperature, rows, gradient_scale, levels, planes, *index = ctx.saved_tensors
+        gaps, count = levels.diff(dim=1), len(levels)
+        slope = torch.empty_like(w)  # grad * sum_i d_i s_i (1 - s_i)
+        at_threshold = w.new_empty(len(w), gaps.shape[1])  # sums of grad s_i (1 - s_i), and of grad s_i
+        above = None if ctx.hard_forward else torch.empty_like(at_threshold)
+        tables = _tables(levels, g1, temperature, rows)
+        per_threshold = grad[:, None].expand(-1, gaps.shape[1], -1)
+        for part, w_, g, gaps_, slope_, at in _blocks(w, per_threshold, gaps[rows][:, None], slope[:, None], at_threshold):
+            s = _sigmoids(w_, *(table[part] for table in tables))  # (rows, N-1, K)
+            if above is not None:
+                torch.sum(s * g, 2, out=above[part])
+            s = torch.ops.aten.sigmoid_backward(g, s)  # grad s_i (1 - s_i) in one pass
+            torch.sum(s, 2, out=at)
+            torch.bmm(gaps_, s, out=slope_)
         if ctx.hard_forward:
-            by_level = _sums_by_level(index[0].view_as(gradients), gradients, levels.shape[1])
+            sums = sums_by_masks if grad.is_cuda else sums_by_adding
+            by_level = sums(index[0], grad, rows, count, levels.shape[1])
         else:
             # soft membership of level i is s_{i-1} - s_i, with s_0 = 1 and s_N = 0
-            by_level = torch.cat([gradients.sum(1, keepdim=True), above], 1) - torch.nn.functional.pad(above, (0, 1))
+            below = torch.cat([grad.sum(1, keepdim=True), above], 1)
+            by_level = _by_group(below - torch.nn.functional.pad(above, (0, 1)), rows, count)
         # a threshold half-way between two levels moves by half of what each of them moves
-        half = temperature * gaps * at_threshold / 2
+        half = temperature * gaps * _by_group(at_threshold, rows, count) / 2
         through_levels = by_level.clone()
         through_levels[:, 1:] -= half
         through_levels[:, :-1] -= half
+        scale = gradient_scale * g2
         a_grad = torch.bmm(through_levels[:, None], planes)[:, 0]
-        slope.mul_(gradients)
-        g1_grad = (torch.linalg.vecdot(slope, rows) * temperature[:, 0]).sum()
-        w_grad = slope.mul_(temperature * (g1 * g2)).view_as(w)
-        scale = ctx.gradient_scale * g2
-        return w_grad, scale * a_grad, scale * g1_grad, ctx.gradient_scale * (by_level * levels).sum(), None, None, None
+        g1_grad = _by_group(torch.linalg.vecdot(slope, w)[:, None], rows, count) * temperature
+        g2_grad = gradient_scale * (by_level * levels).sum(1, keepdim=True)
+        w_grad = slope.mul_((temperature * g1 * g2)[rows])
+        return w_grad, scale * a_grad, scale * g1_grad, g2_grad, None, None, None, None
 
 
-def _sums_by_level(index: Tensor, gradients: Tensor, count: int) -> Tensor:
-    """(G, N) sums of the gradient over the weights of each level."""
-    groups, index = len(index), index.int()
-    if groups > 1:
-        index = index + torch.arange(groups, device=index.device, dtype=torch.int32)[:, None] * count
-    by_level = gradients.new_zeros(groups * count)
-    return by_level.index_add_(0, index.view(-1), gradients.reshape(-1)).view(groups, count)
+def _by_group(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """(R, M) -> (G, M): sums over the rows of each group."""
+    return values.new_zeros(count, values.shape[1]).index_add_(0, rows, values)
 
 
-def _slices(rows: Tensor, gaps: Tensor):
-    width = max(1, SLICE // gaps.numel())
-    return [slice(start, start + width) for start in range(0, rows.shape[1], width)]
+def sums_by_adding(index: Tensor, grad: Tensor, rows: Tensor, count: int, levels: int) -> Tensor:
+    """(G, N) sums of the gradient over the weights of each level: one scattered addition a weight, quick on a CPU."""
+    flat = index.int() + (rows * levels).int()[:, None]
+    return grad.new_zeros(count * levels).index_add_(0, flat.view(-1), grad.reshape(-1)).view(count, levels)
 
 
-def _sigmoids(x: Tensor, thresholds: Tensor, g1, temperature: Tensor) -> Tensor:
-    """s (G, N-1, K) for weights x (G, K)."""
-    return ((g1 * temperature) * x)[:, None].sub((temperature * thresholds)[:, :, None]).sigmoid_()
+def sums_by_masks(index: Tensor, grad: Tensor, rows: Tensor, count: int, levels: int) -> Tensor:
+    """The same by N-1 masked sums: on a GPU thousands of additions to one address would queue."""
+    masks = [(grad * (index >= level)).sum(1) for level in range(1, levels)]
+    above = torch.stack([grad.sum(1), *masks, grad.new_zeros(len(grad))], 1)
+    return _by_group(above[:, :-1] - above[:, 1:], rows, count)
 
 
-def hard(w: Tensor, a: Tensor, g1, g2) -> Tensor:
-    """Q(w) for weights (C, K); every value is g2 times a level."""
+def _blocks(w: Tensor, per_threshold: Tensor, *others: Tensor):
+    """(slice, rows of w, rows of the other tensors ..) of blocks whose (rows, N-1, K) temporaries stay in the cache."""
+    height = max(1, BLOCK // (per_threshold.shape[1] * w.shape[1]))
+    parts = [slice(start, start + height) for start in range(0, len(w), height)]
+    return zip(parts, *(tensor.split(height) for tensor in (w, per_threshold, *others)), strict=True)
+
+
+def _tables(levels: Tensor, g1: Tensor, temperature: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """T g1 (R, 1) and T t_i (R, N-1) of each row."""
+    return (temperature * g1)[rows], (temperature * midpoints(levels))[rows]
+
+
+def _sigmoids(w: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
+    """s (rows, N-1, K) for weights (rows, K)."""
+    return (slopes * w)[:, None].sub(offsets[:, :, None]).sigmoid_()
+
+
+def _take(table: Tensor, index: Tensor) -> Tensor:
+    return table.gather(1, index.long())
+
+
+def own_rows(w: Tensor, groups: int) -> Tensor:
+    """The group of each row of one layer's weights (C, K): all one group, or one a row."""
+    return torch.zeros(len(w), dtype=torch.int64, device=w.device) if groups == 1 else torch.arange(len(w), device=w.device)
+
+
+def hard(w: Tensor, a: Tensor, g1: Tensor, g2: Tensor) -> Tensor:
+    """Q(w) for one layer's weights (C, K), a (G, B) with G = 1 or C, scalars g1 and g2; every value is g2 times a level."""
     levels, _ = sorted_levels(a)
-    return take(g2 * levels, assign(g1 * w, midpoints(levels)))
+    rows = own_rows(w, len(a))
+    return _take((g2 * levels)[rows], count_below(w * g1, midpoints(levels)[rows]))
 
 
-def soft(w: Tensor, a: Tensor, g1, g2, temperature: Tensor) -> Tensor:
-    """Q_T(w) for weights (C, K) and the absolute temperature (G, 1)."""
-    return _soft(w, sorted_levels(a)[0], g1, g2, temperature)
+def soft(w: Tensor, a: Tensor, g1: Tensor, g2: Tensor, temperature: Tensor) -> Tensor:
+    """Q_T(w), as `hard`, with the absolute temperature (G, 1)."""
+    scales = (g.expand(len(a), 1) for g in (g1, g2))
+    return _soft(w, sorted_levels(a)[0], *scales, temperature, own_rows(w, len(a)))
 
 
-def _soft(w, levels, g1, g2, temperature):
-    thresholds, gaps = midpoints(levels), levels.diff(dim=1)
-    rows = w.reshape(len(levels), -1)
-    result = torch.empty_like(rows)
-    for part in _slices(rows, gaps):
-        result[:, part] = torch.bmm(gaps[:, None], _sigmoids(rows[:, part], thresholds, g1, temperature))[:, 0]
-    return result.add_(levels[:, :1]).mul_(g2).view_as(w)
+def _soft(w, levels, g1, g2, temperature, rows):
+    gaps = levels.diff(dim=1)[rows][:, None]
+    tables = _tables(levels, g1, temperature, rows)
+    result = torch.empty_like(w)
+    for part, w_, _, gaps_, result_ in _blocks(w, gaps.mT, gaps, result[:, None]):
+        torch.bmm(gaps_, _sigmoids(w_, *(table[part] for table in tables)), out=result_)
+    return result.add_(levels[rows, :1]).mul_(g2[rows])

@@ -14,6 +14,18 @@ from dbq.quantizers.temperature import temperature
 COLLAPSED = 1e-3  # a branch below this fraction of the largest one adds levels that nothing can tell apart
 
 
+def memory_order(weight: Tensor) -> Tensor:
+    """The weight (C, ...) as a contiguous view: copies of weights would cost more than their quantization."""
+    channels_last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return weight.permute(0, 2, 3, 1) if channels_last else weight
+
+
+def from_memory_order(values: Tensor, weight: Tensor) -> Tensor:
+    """Values in the order of memory_order(weight), in the shape and memory format of the weight."""
+    values = values.view(memory_order(weight).shape)
+    return values if memory_order(weight) is weight else values.permute(0, 3, 1, 2)
+
+
 class BranchQuantizer(WeightQuantizer):
     """Quantizes a weight tensor (C_out, ...) to sums of B ternary branches.
 
@@ -39,27 +51,30 @@ class BranchQuantizer(WeightQuantizer):
         self.g1 = nn.Parameter(1 / largest)
         self.g2 = nn.Parameter(largest.clone())
         self.register_buffer("temperature", torch.tensor(config.temperature.start))
+        self.ready: Tensor | None = None
         # as in LSQ: a scale that many weights share would otherwise move much faster than they do
         self.gradient_scale = (groups.shape[1] * config.branches) ** -0.5 if config.gradient_scale == "lsq" else 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
-        # a view in the order of the memory: copies of weights would cost more than their quantization
-        channels_last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-        ordered = weight.permute(0, 2, 3, 1) if channels_last else weight
-        rows = ordered.flatten(1)
+        if self.ready is not None:  # together.py has quantized all layers in one call
+            return self.ready
+        rows = memory_order(weight).flatten(1)
         if self.training:
-            hard_forward = self.config.forward == "hard"
-            temperature = self._absolute_temperature()
-            quantized = branch_function.BranchQuantize.apply(rows, self.a, self.g1, self.g2, temperature, hard_forward, self.gradient_scale)
+            count = len(self.a)
+            g1, g2 = self.g1.expand(count, 1), self.g2.expand(count, 1)
+            owners = branch_function.own_rows(rows, count)
+            scale = rows.new_full((count, 1), self.gradient_scale)
+            quantized = branch_function.BranchQuantize.apply(
+                rows, self.a, g1, g2, self.absolute_temperature(), owners, self.config.forward == "hard", scale
+            )
         else:
             quantized = branch_function.hard(rows, self.a, self.g1, self.g2)
-        quantized = quantized.view_as(ordered)
-        return quantized.permute(0, 3, 1, 2) if channels_last else quantized
+        return from_memory_order(quantized, weight)
 
     def advance(self, progress: float, epoch: int) -> None:
         self.temperature.fill_(temperature(self.config.temperature, progress))
 
-    def _absolute_temperature(self) -> Tensor:
+    def absolute_temperature(self) -> Tensor:
         return (self.temperature / self.a.detach().sum(1, keepdim=True)).clamp_max(1e30)
 
     @torch.no_grad()
@@ -71,7 +86,7 @@ class BranchQuantizer(WeightQuantizer):
     @torch.no_grad()
     def soft_hard_gap(self, weight: Tensor) -> Tensor:
         rows = weight.flatten(1)
-        soft = branch_function.soft(rows, self.a, self.g1, self.g2, self._absolute_temperature())
+        soft = branch_function.soft(rows, self.a, self.g1, self.g2, self.absolute_temperature())
         hard = branch_function.hard(rows, self.a, self.g1, self.g2)
         return ((soft - hard).abs() / (self.g2.abs() * self.a.sum(1, keepdim=True))).mean()
 

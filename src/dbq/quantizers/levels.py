@@ -10,7 +10,8 @@ import itertools
 import torch
 from torch import Tensor
 
-COUNTED = 8  # up to so many thresholds, comparing with all of them is quicker than a binary search on weights in random order
+COUNTED = 32  # up to so many thresholds, comparing with all of them is quicker than a binary search on weights in random order
+BLOCK = 1 << 17  # elements of a temporary: 512 KiB of float32 stay in a processor's cache
 
 
 @functools.cache
@@ -47,12 +48,25 @@ def midpoints(levels: Tensor) -> Tensor:
 
 def assign(x: Tensor, thresholds: Tensor) -> Tensor:
     """Index (C, K) of the level of each x (C, K) for thresholds (G, N-1), G = 1 or C; ties go up."""
-    if thresholds.shape[0] == 1 and thresholds.shape[1] <= COUNTED:
-        counts = (x.reshape(1, -1) >= thresholds[0, :, None]).sum(0, dtype=torch.uint8)
-        return counts.view(x.shape).int()
+    if thresholds.shape[1] <= COUNTED:
+        return count_below(x, thresholds).long()
     if thresholds.shape[0] == 1:
         return torch.bucketize(x, thresholds[0], right=True)
     return torch.searchsorted(thresholds.contiguous(), x.contiguous(), right=True)
+
+
+def count_below(x: Tensor, thresholds: Tensor) -> Tensor:
+    """`assign` for at most 255 thresholds, as uint8 (C, K), by comparison with each of them."""
+    index = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
+    height = max(1, BLOCK // x.shape[1])
+    for start in range(0, len(x), height):
+        part = slice(start, start + height)
+        limits = thresholds if len(thresholds) == 1 else thresholds[part]
+        count = (x[part] >= limits[:, :1]).view(torch.uint8)
+        for i in range(1, limits.shape[1]):
+            count.add_((x[part] >= limits[:, i : i + 1]).view(torch.uint8))
+        index[part] = count
+    return index
 
 
 def take(table: Tensor, index: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """How the temperature rises during training (in units of 1 / largest level)."""
 
-from dbq.config import TemperatureConfig
+from dbq.quantizers.settings import TemperatureConfig
 
 
 def temperature(config: TemperatureConfig, progress: float) -> float:

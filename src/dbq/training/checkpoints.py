@@ -6,6 +6,7 @@ decides the result (settings, data, float weights, seed); a file with another fi
 
 import hashlib
 import json
+import os
 import pickle
 import platform
 import subprocess
@@ -82,16 +83,31 @@ def tensors_digest(tensors: dict) -> str:
 
 def provenance(device: torch.device, threads: int, data_source: str) -> dict[str, str]:
     """Where and with what a training ran, as strings."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    dirty = subprocess.run(["git", "status", "--porcelain", "src"], capture_output=True, text=True, cwd=Path(__file__).parents[3])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({threads} thread{'s' * (threads != 1)})"
     return {
         "device": name,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
-        "commit": (commit.stdout.strip() or "unknown") + (" with local changes" if dirty.stdout.strip() else ""),
+        "commit": _commit(),
         "data_source": data_source,
     }
+
+
+def _commit() -> str:
+    """The commit of the source tree, and whether src/ or params.yaml differ from it; "unknown" outside a repository."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+        except OSError:  # no git on this machine
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # --verify: on a branch without commits plain rev-parse prints "HEAD" and fails
+    commit = git("rev-parse", "--verify", "--quiet", "HEAD")
+    if commit is None:
+        return os.environ.get("DBQ_COMMIT", "unknown")
+    return commit + (" with local changes" if git("status", "--porcelain", "src", "params.yaml") else "")
 
 
 def to_text(value) -> str:

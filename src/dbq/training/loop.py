@@ -2,21 +2,22 @@
 
 import contextlib
 import os
+import shutil
 import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from dbq.config import TemperatureConfig, TrainingConfig
+from dbq.config import TrainingConfig
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
-from dbq.policies import branch_quantizers, weight_quantizers
-from dbq.quantizers.temperature import temperature
+from dbq.policies import weight_quantizers
 from dbq.training import optimiser as optimisers
 from dbq.training.checkpoints import Checkpoint
 from dbq.training.evaluation import reestimate_batch_norm, top1
+from dbq.training.oscillation import SAMPLED, Oscillation
 
 HISTORY = ["seed", "epoch", "learning_rate", "temperature", "train_loss", "train_top1", "val_top1", "soft_hard_gap"]
 CHECK_EVERY = 50  # steps between looks at the loss on a GPU, where each look waits for the device
@@ -33,6 +34,7 @@ class Fit:
     history: list[dict]
     val_top1: float
     checkpoint: Checkpoint
+    oscillating: dict[str, float]  # fraction of the weights by layer
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -61,16 +63,18 @@ def fit(
     seed: int,
     checkpoint: Checkpoint,
     provenance: dict[str, str],
-    annealing: TemperatureConfig | None = None,
+    teacher: nn.Module | None = None,
     deadline: float | None = None,
     log=print,
 ) -> Fit:
     """Train the network in place, or go on from its checkpoint, or adopt it if it is finished.
 
+    teacher: the float network in evaluation mode, for a recipe with distillation.
     deadline: a time.monotonic() after which no epoch is started; OutOfTime is raised then. Raises DbqError for a loss or a quantizer
     that is not finite, a collapsed branch, and a checkpoint that can't be written.
     """
     optimiser = optimisers.build(network, recipe)
+    trainee = Trainee(network, optimiser, recipe, seed, teacher)
     history, first = [], 0
     state = checkpoint.read(next(network.parameters()).device, log)
     if state is not None:
@@ -78,7 +82,7 @@ def fit(
         history, first = state["history"], state["epoch"]
         if state["finished"]:
             log(f"{checkpoint.path}: finished after {first} epochs on {state['provenance']['device']}; adopted")
-            return Fit(history, state["val_top1"], checkpoint)
+            return Fit(history, state["val_top1"], checkpoint, state["oscillating"])
         optimiser.load_state_dict(state["optimiser"])
         log(f"{checkpoint.path}: going on after epoch {first}")
     steps, seconds = len(train), []
@@ -87,7 +91,7 @@ def fit(
             if deadline is not None and time.monotonic() + (max(seconds) if seconds else 0) > deadline:
                 raise OutOfTime(f"time is up after {epoch} of {recipe.epochs} epochs; the same command goes on from there")
             started = time.monotonic()
-            row = _epoch(network, optimiser, train, recipe, seed, epoch, steps, annealing)
+            row = trainee.epoch(train, epoch, steps)
             trained = time.monotonic() - started
             for name, quantizer, weight in weight_quantizers(network):
                 quantizer.check(weight, name)
@@ -104,52 +108,94 @@ def fit(
         val_top1 = top1(network, validation)
     log(f"validation top1 after batch-norm re-estimation: {val_top1:.2f} %")
     checkpoint.write(
-        state=network.state_dict(), history=history, epoch=recipe.epochs, finished=True, val_top1=val_top1, provenance=provenance
-    )
-    return Fit(history, val_top1, checkpoint)
+        state=network.state_dict(), history=history, epoch=recipe.epochs, finished=True, val_top1=val_top1,
+        oscillating=trainee.oscillation.rates(), provenance=provenance,
+    )  # fmt: skip
+    return Fit(history, val_top1, checkpoint, trainee.oscillation.rates())
 
 
-def _epoch(network, optimiser, train, recipe, seed, epoch, steps, annealing) -> dict:
-    """One pass over the training images; sums stay on the device until the end."""
-    torch.manual_seed(epoch_seed(seed, epoch))  # dropout
-    network.train()
-    quantizers = [quantizer for _, quantizer, _ in branch_quantizers(network)]
-    device = next(network.parameters()).device
-    loss_sum = torch.zeros((), device=device)
-    correct = torch.zeros((), dtype=torch.long, device=device)
-    rate, heat = 0.0, None
-    for index, (images, labels) in enumerate(train.epoch(epoch_seed(seed, epoch))):
-        step = epoch * steps + index
-        rate = optimisers.learning_rate(recipe, step, steps)
-        optimisers.set_learning_rate(optimiser, rate)
-        if annealing is not None:
-            heat = temperature(annealing, step / max(1, recipe.epochs * steps - 1))
-            for quantizer in quantizers:
-                quantizer.temperature.fill_(heat)
-        logits = network(images)
+class Trainee:
+    """A network with what its steps need: optimiser, quantizers, teacher, and the compiled forward pass if the recipe asks for it."""
+
+    def __init__(self, network: nn.Module, optimiser, recipe: TrainingConfig, seed: int, teacher: nn.Module | None):
+        self.network, self.optimiser, self.recipe, self.seed, self.teacher = network, optimiser, recipe, seed, teacher
+        self.quantizers = [quantizer for _, quantizer, _ in weight_quantizers(network)]
+        self.norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self.oscillation = Oscillation(network)
+        self.device = next(network.parameters()).device
+        self.forward = _compiled(network) if recipe.compile else network
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+
+    def epoch(self, train: Batches, epoch: int, steps: int) -> dict:
+        """One pass over the training images; sums stay on the device until the end."""
+        recipe, network, device = self.recipe, self.network, self.device
+        torch.manual_seed(epoch_seed(self.seed, epoch))  # dropout
+        network.train()
+        last = epoch == recipe.epochs - 1
+        if epoch >= recipe.epochs - recipe.frozen_bn_epochs:
+            for norm in self.norms:
+                norm.eval()
+        loss_sum = torch.zeros((), device=device)
+        correct = torch.zeros((), dtype=torch.long, device=device)
+        rate = 0.0
+        for index, (images, labels) in enumerate(train.epoch(epoch_seed(self.seed, epoch))):
+            step = epoch * steps + index
+            rate = optimisers.learning_rate(recipe, step, steps)
+            optimisers.set_learning_rate(self.optimiser, rate)
+            for quantizer in self.quantizers:
+                quantizer.advance(step / max(1, recipe.epochs * steps - 1), epoch)
+            if last and index % SAMPLED == 0:
+                self.oscillation.look()
+            with self.autocast:
+                logits = self.forward(images)
+                loss = self.loss(logits, images, labels)
+            if (device.type == "cpu" or index % CHECK_EVERY == 0) and not torch.isfinite(loss):
+                raise DbqError(
+                    f"epoch {epoch + 1}, step {index + 1}: the loss is {float(loss.detach())}",
+                    f"lower learning_rate (now {recipe.learning_rate:g}) or lengthen warmup_epochs; the last finished epoch is kept",
+                )
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimiser.step()
+            loss_sum += loss.detach() * len(labels)
+            correct += (logits.detach().argmax(1) == labels).sum()
+        count = train.images_per_epoch
+        if not torch.isfinite(loss_sum):
+            raise DbqError(f"epoch {epoch + 1}: the loss is not finite", f"lower learning_rate (now {recipe.learning_rate:g})")
+        return {
+            "seed": self.seed, "epoch": epoch + 1, "learning_rate": rate, "temperature": self.temperature(),
+            "train_loss": float(loss_sum) / count, "train_top1": 100.0 * float(correct) / count,
+        }  # fmt: skip
+
+    def loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, mixed with the distance from the teacher's distribution if the recipe distils (Hinton et al., 2015)."""
+        recipe = self.recipe
         loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        if (device.type == "cpu" or index % CHECK_EVERY == 0) and not torch.isfinite(loss):
-            raise DbqError(
-                f"epoch {epoch + 1}, step {index + 1}: the loss is {float(loss.detach())}",
-                f"lower learning_rate (now {recipe.learning_rate:g}) or lengthen warmup_epochs; the last finished epoch is kept",
-            )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        loss_sum += loss.detach() * len(labels)
-        correct += (logits.detach().argmax(1) == labels).sum()
-    count = train.images_per_epoch
-    if not torch.isfinite(loss_sum):
-        raise DbqError(f"epoch {epoch + 1}: the loss is not finite", f"lower learning_rate (now {recipe.learning_rate:g})")
-    return {
-        "seed": seed, "epoch": epoch + 1, "learning_rate": rate, "temperature": heat,
-        "train_loss": float(loss_sum) / count, "train_top1": 100.0 * float(correct) / count,
-    }  # fmt: skip
+        if recipe.distillation == 0:
+            return loss
+        with torch.no_grad():
+            target = functional.softmax(self.teacher(images) / recipe.distillation_temperature, 1)
+        soft = functional.log_softmax(logits / recipe.distillation_temperature, 1)
+        distance = functional.kl_div(soft, target, reduction="batchmean") * recipe.distillation_temperature**2
+        return (1 - recipe.distillation) * loss + recipe.distillation * distance
+
+    def temperature(self) -> float | None:
+        """Of the first layer that has one, at the last step."""
+        return next((float(quantizer.temperature) for quantizer in self.quantizers if hasattr(quantizer, "temperature")), None)
+
+
+def _compiled(network: nn.Module):
+    """The network through torch.compile; a machine without a compiler is told so before the first step."""
+    device = next(network.parameters()).device
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise DbqError("schedules: compile is true and there is no C++ compiler (g++)", "install one, or set compile: false")
+    return torch.compile(network)
 
 
 def soft_hard_gap(network: nn.Module) -> float | None:
-    """Mean over the layers of ternary branches of mean |Q_T(w) - Q(w)| / v_N; None without such layers."""
-    gaps = [float(quantizer.soft_hard_gap(weight)) for _, quantizer, weight in branch_quantizers(network)]
+    """Mean over the layers that train with soft weights or soft gradients of mean |Q_T(w) - Q(w)| / v_N; None without such layers."""
+    gaps = [quantizer.soft_hard_gap(weight) for _, quantizer, weight in weight_quantizers(network)]
+    gaps = [float(gap) for gap in gaps if gap is not None]
     return sum(gaps) / len(gaps) if gaps else None
 
 

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import torch
 
-from dbq.config import DbqConfig, Experiment, Pretrain
+from dbq.config import Experiment, Pretrain
 from dbq.files import write_csv, write_json
-from dbq.policies import COLUMNS, branch_quantizers, weight_quantizers
+from dbq.policies import COLUMNS, branch_quantizers, method_quantizers, weight_quantizers
 from dbq.quantizers import branch_function
-from dbq.quantizers.levels import assign, midpoints
 from dbq.quantizers.temperature import temperature
 from dbq.training import checkpoints
 from dbq.training.loop import HISTORY
@@ -33,7 +32,7 @@ def zero_rates(network) -> tuple[float, list[float]]:
     for name, quantizer, weight in weight_quantizers(network):
         zeros += int((network.get_submodule(name).weight == 0).sum())
         count += weight.numel()
-        if hasattr(quantizer, "decompose"):
+        if quantizer.coding != "fixed_point":
             planes = quantizer.decompose(weight).planes
             per_branch.append(torch.stack([(planes == 0).sum((1, 2)), torch.tensor([weight.numel()] * len(planes), device=planes.device)]))
     if not per_branch:
@@ -81,26 +80,25 @@ def write_quantized(runs: list[Run], entry: Experiment, folder, model) -> dict:
     write_json(folder / "metrics.json", values)
     write_csv(folder / "history.csv", [row for run in runs for row in run.fit.history], HISTORY)
     write_csv(folder / "policy.csv", [row.as_dict() for row in runs[0].policy], COLUMNS)
-    write_json(folder / "weights.json", {"layers": weight_histograms(runs[0].network)})
+    write_json(folder / "weights.json", {"layers": weight_histograms(runs[0].network, entry.method)})
     write_json(folder / "annealing.json", annealing_curves(entry, runs[0].network))
     return values
 
 
 @torch.no_grad()
-def weight_histograms(network) -> list[dict]:
-    """Per layer of branches: histogram of the pre-scaled master weights, levels, thresholds, and weights per level (the first group's)."""
+def weight_histograms(network, method: str) -> list[dict]:
+    """Per layer of the method: histogram of the master weights on the axis of its levels, levels, thresholds, and weights per level."""
     layers = []
-    for name, quantizer, weight in branch_quantizers(network):
-        levels = quantizer.levels()[:1]
-        rows = quantizer.g1 * weight.flatten(1)
-        rows = rows if len(quantizer.a) == 1 else rows[:1]
-        edge = float(rows.abs().max().clamp_min(levels.max())) * 1.02
+    for name, quantizer, weight in method_quantizers(network, method):
+        shown = quantizer.transfer(weight)
+        inputs, levels = shown.inputs.float().cpu(), shown.levels.float().cpu()
+        edge = float(inputs.abs().max().clamp_min(levels.max())) * 1.02
         edges = torch.linspace(-edge, edge, BINS + 1)
-        counts = torch.histc(rows, BINS, -edge, edge)
-        level_counts = torch.bincount(assign(rows, midpoints(levels)).flatten(), minlength=levels.shape[1])
+        counts = torch.histc(inputs, BINS, -edge, edge)
+        level_counts = torch.bincount(torch.bucketize(inputs, shown.thresholds.cpu(), right=True).flatten(), minlength=len(levels))
         layers.append({
-            "name": name, "edges": edges.tolist(), "counts": counts.int().tolist(), "levels": levels[0].tolist(),
-            "thresholds": midpoints(levels)[0].tolist(), "level_counts": level_counts.tolist(),
+            "name": name, "edges": edges.tolist(), "counts": counts.int().tolist(), "levels": levels.tolist(),
+            "thresholds": shown.thresholds.tolist(), "level_counts": level_counts.tolist(),
         })  # fmt: skip
     return layers
 
@@ -109,7 +107,7 @@ def weight_histograms(network) -> list[dict]:
 def annealing_curves(entry: Experiment, network) -> dict:
     """The transfer curve of the first layer of branches, with its final scales, at the temperatures of five epochs, and hard."""
     first = next(iter(branch_quantizers(network)), None)
-    if first is None or not isinstance(entry.quantizer, DbqConfig):
+    if first is None:
         return {}
     name, quantizer, _ = first
     a, one = quantizer.a[:1], torch.ones((), device=quantizer.a.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dbq import datasets, networks, policies
-from dbq.config import DatasetConfig, DbqConfig, Experiment, Pretrain, TrainingConfig, fingerprint
+from dbq.config import DatasetConfig, Experiment, Pretrain, TrainingConfig, fingerprint
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
 from dbq.networks.external import load_external
@@ -19,7 +19,7 @@ from dbq.training.evaluation import top1
 from dbq.training.loop import Fit, fit
 
 # Part of every fingerprint. Raise it when a change of code changes what a training computes: finished checkpoints are then not adopted.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 EVALUATION_BATCH = 500
 
 
@@ -48,7 +48,7 @@ class Run:
     seed: int
     network: nn.Module
     fit: Fit
-    top1: float
+    top1: float | None
     provenance: dict
     image_size: int  # pixels
     policy: list = field(default_factory=list)
@@ -75,8 +75,8 @@ def train_float(run: Pretrain, setting: Setting) -> Run:
     return _train(run, network, recipe, run.seed, identity, data, setting)
 
 
-def train_quantized(experiment: Experiment, seed: int, float_state: dict[str, Tensor], setting: Setting) -> Run:
-    """Quantize the float network and train it on."""
+def train_quantized(experiment: Experiment, seed: int, float_state: dict[str, Tensor], setting: Setting, test: bool = True) -> Run:
+    """Quantize the float network and train it on; test: False leaves the test images alone (top1 is then None)."""
     data = datasets.load(setting.data)
     torch.manual_seed(seed)
     network = networks.build(experiment.network, experiment.dataset_config.classes, experiment.dataset_config.form)
@@ -91,10 +91,18 @@ def train_quantized(experiment: Experiment, seed: int, float_state: dict[str, Te
         "recipe": dataclasses.asdict(experiment.training), "float": tensors_digest(float_state),
         **_identity(experiment.dataset_config, data),
     }  # fmt: skip
-    annealing = experiment.quantizer.temperature if isinstance(experiment.quantizer, DbqConfig) else None
-    run = _train(experiment, network, experiment.training, seed, identity, data, setting, annealing)
+    run = _train(experiment, network, experiment.training, seed, identity, data, setting, _teacher(experiment, float_state, setting), test)
     run.policy = policy
     return run
+
+
+def _teacher(experiment: Experiment, float_state: dict[str, Tensor], setting: Setting) -> nn.Module | None:
+    """The float network, where the recipe distils from it."""
+    if experiment.training.distillation == 0:
+        return None
+    network = networks.build(experiment.network, experiment.dataset_config.classes, experiment.dataset_config.form)
+    load_state(network, float_state, f"float weights of {experiment.pretrain_key}")
+    return network.to(setting.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def rebuild(experiment: Experiment, state: dict[str, Tensor], image_size: int) -> nn.Module:
@@ -105,7 +113,7 @@ def rebuild(experiment: Experiment, state: dict[str, Tensor], image_size: int) -
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = networks.build(experiment.network, experiment.dataset_config.classes, experiment.dataset_config.form)
-        policies.quantize(network, experiment, torch.randn(8, 3, image_size, image_size), fit_scales=False)
+        policies.quantize(network, experiment, torch.randn(8, 3, image_size, image_size), fit=False)
     load_state(network, state, f"model of {experiment.key}")
     return network.eval()
 
@@ -153,15 +161,17 @@ def _identity(config: DatasetConfig, data) -> dict:
     return {"version": RECIPE_VERSION, "dataset": dataclasses.asdict(config), "data": data.manifest["content_sha256"]}
 
 
-def _train(entry, network, recipe: TrainingConfig, seed, identity, data, setting: Setting, annealing=None) -> Run:
+def _train(entry, network, recipe: TrainingConfig, seed, identity, data, setting: Setting, teacher=None, test=True) -> Run:
     network = network.to(setting.device, memory_format=torch.channels_last)
     manifest, splits = data.manifest, data.splits
     checkpoint = Checkpoint(Path(setting.checkpoints) / entry.profile / entry.key, seed, fingerprint(identity), entry.network)
     provenance = checkpoints.provenance(torch.device(setting.device), torch.get_num_threads(), describe_source(manifest))
     train = batches(splits["train"], manifest, recipe.batch_size, setting.device, entry.dataset_config.augment)
     validation = batches(splits["val"], manifest, EVALUATION_BATCH, setting.device)
-    done = fit(network, train, validation, recipe, seed, checkpoint, provenance, annealing, setting.deadline, setting.log)
+    done = fit(network, train, validation, recipe, seed, checkpoint, provenance, teacher, setting.deadline, setting.log)
     state = checkpoint.read(setting.device, log=lambda line: None)
+    if not test:
+        return Run(seed, network.eval(), done, None, state["provenance"], manifest["image_size"])
     if "top1" not in state:
         # the only place where a test set is read: once, after the last epoch
         test = datasets.load(setting.data, ("test",))

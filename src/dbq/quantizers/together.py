@@ -1,0 +1,85 @@
+"""All layers of ternary branches of a network, quantized in one call before each training step's forward pass.
+
+A layer's quantization is some thirty small operations, and a network has dozens of layers: one by one their fixed cost was most of
+what DBQ added to a step of ResNet-20. Here the weights of all layers are cut into rows of equal length (the last row of a layer is
+padded with zeros, whose gradient is dropped) and each row uses the scales of its layer.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from dbq.quantizers.branch_function import BranchQuantize
+from dbq.quantizers.dbq import BranchQuantizer, from_memory_order, memory_order
+
+SHORTEST, PADDED = 512, 1024  # weights in a row: at least so many if the sizes have such a divisor, else so many with padding
+
+
+class Together:
+    """Quantizes the per-layer BranchQuantizers of a network at once; their forward passes then return what is ready.
+
+    `attach` makes it part of the network's forward pass in training mode. Layers with scales per channel stay on their own.
+    """
+
+    def __init__(self, quantizers: list[BranchQuantizer], weights: list[Tensor]):
+        self.quantizers, self.weights = quantizers, weights
+        sizes = [weight.numel() for weight in weights]
+        divisor = math.gcd(*sizes)
+        self.length = divisor if divisor >= SHORTEST else PADDED
+        self.padding = [-size % self.length for size in sizes]
+        self.counts = [-(-size // self.length) for size in sizes]
+        device = weights[0].device
+        self.rows = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(self.counts)).to(device)
+        self.gradient_scale = torch.tensor([[quantizer.gradient_scale] for quantizer in quantizers], device=device)
+
+    def quantize(self) -> list[Tensor]:
+        """The quantized weights of each layer, in its shape and memory format."""
+        quantizers = self.quantizers
+        flat = []
+        for weight, padding in zip(self.weights, self.padding, strict=True):
+            values = memory_order(weight).reshape(-1)
+            flat.append(functional.pad(values, (0, padding)) if padding else values)
+        a = torch.cat([quantizer.a for quantizer in quantizers])
+        g1 = torch.stack([quantizer.g1 for quantizer in quantizers])[:, None]
+        g2 = torch.stack([quantizer.g2 for quantizer in quantizers])[:, None]
+        heat = torch.stack([quantizer.temperature for quantizer in quantizers])[:, None]
+        temperature = (heat / a.detach().sum(1, keepdim=True)).clamp_max(1e30)
+        rows = torch.cat(flat).view(-1, self.length)
+        hard_forward = quantizers[0].config.forward == "hard"
+        quantized = BranchQuantize.apply(rows, a, g1, g2, temperature, self.rows, hard_forward, self.gradient_scale)
+        parts = quantized.view(-1).split([count * self.length for count in self.counts])
+        return [from_memory_order(part[: weight.numel()], weight) for part, weight in zip(parts, self.weights, strict=True)]
+
+    def before(self, network: nn.Module, inputs) -> None:
+        if network.training:
+            for quantizer, value in zip(self.quantizers, self.quantize(), strict=True):
+                quantizer.ready = value
+
+    def after(self, network: nn.Module, inputs, outputs) -> None:
+        for quantizer in self.quantizers:
+            quantizer.ready = None
+
+
+def attach(network: nn.Module) -> None:
+    """Quantize the network's per-layer DBQ weights together at each of its forward passes in training mode."""
+    layers = [module.parametrizations.weight for module in network.modules() if parametrize.is_parametrized(module, "weight")]
+    layers = [layer for layer in layers if isinstance(layer[0], BranchQuantizer) and layer[0].config.scales == "layer"]
+    if len(layers) < 2:
+        return
+    together: list[Together] = []  # made at the first pass: the network may move to another device or memory format until then
+
+    def before(module, inputs):
+        if module.training:
+            if not together:
+                together.append(Together([layer[0] for layer in layers], [layer.original for layer in layers]))
+            together[0].before(module, inputs)
+
+    def after(module, inputs, outputs):
+        if together:
+            together[0].after(module, inputs, outputs)
+
+    network.register_forward_pre_hook(before)
+    network.register_forward_hook(after, always_call=True)
