@@ -17,7 +17,7 @@ def main():
     parser.add_argument("--profile", help="instead of the profile in params.yaml")
     parser.add_argument("--data", type=Path, help="prepared data set (default data/prepared/PROFILE/DATASET)")
     parser.add_argument(
-        "--float", type=Path, dest="float_model", help="float model (default runs/PROFILE/pretrain/NETWORK-DATASET/model.pt)"
+        "--float", type=Path, dest="float_model", help="float model (default runs/PROFILE/models/pretrain-NETWORK-DATASET.pt)"
     )
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     parser.add_argument("--out", type=Path, help="also write model and result files there")
@@ -51,7 +51,7 @@ def train(arguments) -> None:
         if arguments.out:
             results.write_float(run, entry, arguments.out, arguments.out / "model.pt")
         return
-    path = arguments.float_model or Path("runs") / profile / "pretrain" / entry.pretrain_key / "model.pt"
+    path = arguments.float_model or Path("runs") / profile / "models" / f"pretrain-{entry.pretrain_key}.pt"
     if path.exists():
         float_state = checkpoints.load(path)["state"]
     else:
