@@ -6,7 +6,16 @@ from torch import Tensor
 
 from dbq.quantizers.base import WeightQuantizer
 
-CLASSES = {"dbq": "BranchQuantizer", "uniform": "UniformQuantizer"}
+CLASSES = {
+    "dbq": "BranchQuantizer",
+    "uniform": "UniformQuantizer",
+    "twn": "TwnQuantizer",
+    "ttq": "TtqQuantizer",
+    "lsq": "LsqQuantizer",
+    "lq_nets": "LqNetsQuantizer",
+    "quantization_networks": "QuantizationNetworksQuantizer",
+    "sawb": "SawbQuantizer",
+}
 
 
 def kind(method: str) -> type[WeightQuantizer]:

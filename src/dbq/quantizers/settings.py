@@ -39,4 +39,82 @@ class UniformConfig:
         return 0
 
 
-METHODS = {"dbq": DbqConfig, "uniform": UniformConfig}
+@dataclass(frozen=True)
+class TwnConfig:
+    scales: str = setting(choices=("layer", "channel"))
+
+    weight_bits = 2
+    branches = 1
+
+
+@dataclass(frozen=True)
+class TtqConfig:
+    threshold: float = setting(minimum=0.0, maximum=1.0)  # of the largest magnitude
+    initial: str = setting(choices=("one", "mean"))  # of the learnt scales: 1.0, or the mean magnitude on their side of 0
+
+    weight_bits = 2
+    branches = 2  # the positive and the negative weights are summed on their own
+
+
+@dataclass(frozen=True)
+class LsqConfig:
+    bits: int = setting(minimum=2, maximum=8)
+    levels: str = setting(choices=("symmetric", "full"))  # full: one more level below 0, as published
+
+    @property
+    def weight_bits(self) -> int:
+        return self.bits
+
+    @property
+    def branches(self) -> int:
+        return 1 if self.bits == 2 and self.levels == "symmetric" else 0
+
+
+@dataclass(frozen=True)
+class LqNetsConfig:
+    branches: int = setting(minimum=1, maximum=4)  # binary ones
+    scales: str = setting(choices=("layer", "channel"))
+
+    @property
+    def weight_bits(self) -> int:
+        return self.branches
+
+
+@dataclass(frozen=True)
+class QuantizationNetworksConfig:
+    levels: list[int] = setting()  # in ascending order
+    temperature_step: float = setting(minimum=1e-6)  # per epoch
+    temperature_cap: float = setting(minimum=1e-6)
+
+    @property
+    def weight_bits(self) -> int:
+        return max(2, max(abs(level) for level in self.levels).bit_length() + 1)
+
+    @property
+    def branches(self) -> int:
+        return 1 if list(self.levels) == [-1, 0, 1] else 0
+
+
+@dataclass(frozen=True)
+class SawbConfig:
+    bits: int = setting(choices=(2, 3, 4, 8))
+
+    @property
+    def weight_bits(self) -> int:
+        return self.bits
+
+    @property
+    def branches(self) -> int:
+        return 1 if self.bits == 2 else 0
+
+
+METHODS = {
+    "dbq": DbqConfig,
+    "uniform": UniformConfig,
+    "twn": TwnConfig,
+    "ttq": TtqConfig,
+    "lsq": LsqConfig,
+    "lq_nets": LqNetsConfig,
+    "quantization_networks": QuantizationNetworksConfig,
+    "sawb": SawbConfig,
+}

@@ -23,6 +23,7 @@ def main():
     parser.add_argument("--out", type=Path, help="also write model and result files there")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--seed", type=int, help="only this seed of the experiment")
     parser.add_argument("--minutes", type=float, help="stop before an epoch that wouldn't end within this time")
     arguments = parser.parse_args()
     try:
@@ -39,7 +40,9 @@ def train(arguments) -> None:
     is_ablation = arguments.key in config.lookup(params, "ablations")
     if not is_float and not is_ablation and arguments.key not in config.lookup(params, "experiments"):
         known = ", ".join([*params["pretrain"], *params["experiments"], *params["ablations"]])
-        raise DbqError(f"{arguments.params}: none of pretrain, experiments, ablations has the key {arguments.key}", f"known keys are {known}")
+        raise DbqError(
+            f"{arguments.params}: none of pretrain, experiments, ablations has the key {arguments.key}", f"known keys are {known}"
+        )
     resolve = config.pretrain if is_float else config.ablation if is_ablation else config.experiment
     entry = resolve(params, profile, arguments.key)
     setting = runs.Setting(
@@ -57,7 +60,10 @@ def train(arguments) -> None:
     else:
         print(f"{path} isn't there: the float network comes first")
         float_state = runs.train_float(config.pretrain(params, profile, entry.pretrain_key), setting).network.state_dict()
-    finished = [runs.train_quantized(entry, seed, float_state, setting, test=not is_ablation) for seed in entry.seeds]
+    seeds = entry.seeds if arguments.seed is None else [arguments.seed]
+    if not set(seeds) <= set(entry.seeds):
+        raise DbqError(f"--seed: {arguments.seed} is not a seed of {entry.key}", f"its seeds are {entry.seeds}")
+    finished = [runs.train_quantized(entry, seed, float_state, setting, test=not is_ablation) for seed in seeds]
     if arguments.out and not is_ablation:
         results.write_quantized(finished, entry, arguments.out, arguments.out / "model.pt")
 

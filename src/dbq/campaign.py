@@ -1,0 +1,209 @@
+"""A time-boxed campaign: the trainings of a profile in order of value, several at once, resumable; needs torch and numpy only.
+
+    python -m dbq.campaign cifar10 --minutes 25 --out checkpoints --device cuda --params params.json
+    python -m dbq.campaign smoke --minutes 5 --out /tmp/campaign --dry-run     # what would run, in which order
+
+Order: float networks, then seed 0 of every experiment, seed 1 of every experiment, .., then the ablations: one seed of every row is worth
+more than three of one. OUT has the layout of checkpoints/: give --out checkpoints, or copy OUT's folders there, and the pipeline's stages
+adopt what is finished instead of training it. OUT/campaign.json says of each training where it stands, on what it ran and what it reached.
+On a machine without PyYAML give params as JSON (`python -c "import json, yaml; print(json.dumps(yaml.safe_load(open('params.yaml'))))"`).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbq import config
+from dbq.errors import DbqError, main_with_errors
+from dbq.files import write_json
+from dbq.training import checkpoints
+
+POLL = 0.5  # seconds
+GPU_MEMORY = 6e9  # bytes that one training may need on a GPU, used to choose --parallel
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: a key of pretrain, experiments or ablations, and a seed."""
+
+    kind: str
+    key: str
+    seed: int
+    needs: str | None  # the float network that comes first
+
+    @property
+    def name(self) -> str:
+        return f"{self.key} seed {self.seed}"
+
+
+def plan(params: dict, profile: str) -> list[Task]:
+    """Every training of the profile in order of value."""
+    floats, wanted = [], []
+    for key, entry in config.lookup(params, "pretrain").items():
+        if profile in entry["profiles"]:
+            floats.append(Task("pretrain", key, entry["seed"], None))
+    rounds: dict[int, list[Task]] = {}
+    for key, entry in config.lookup(params, "experiments").items():
+        if profile in entry["profiles"]:
+            resolved = config.experiment(params, profile, key)
+            for turn, seed in enumerate(resolved.seeds):
+                rounds.setdefault(turn, []).append(Task("experiments", key, seed, resolved.pretrain_key))
+    for key, entry in config.lookup(params, "ablations").items():
+        if profile in entry["profiles"]:
+            resolved = config.ablation(params, profile, key)
+            wanted.append(Task("ablations", key, resolved.seeds[0], resolved.pretrain_key))
+    return floats + [task for turn in sorted(rounds) for task in rounds[turn]] + wanted
+
+
+def standing(task: Task, out: Path, profile: str) -> dict:
+    """What the newest checkpoint of a task says."""
+    folder = out / profile / (f"ablation-{task.key}" if task.kind == "ablations" else task.key)
+    files = sorted(folder.glob(f"seed-{task.seed}-*.pt"), key=lambda file: file.stat().st_mtime)
+    row = {"kind": task.kind, "key": task.key, "seed": task.seed, "state": "waiting", "epochs": 0}
+    if not files:
+        return row
+    state = checkpoints.load(files[-1])
+    row |= {"state": "finished" if state["finished"] else "begun", "epochs": state["epoch"], "val_top1": state["val_top1"]}
+    return row | {name: state[name] for name in ("top1", "provenance") if name in state}
+
+
+@dataclass
+class Campaign:
+    """Runs tasks as processes of `python -m dbq.training`, at most `parallel` at once, until the deadline."""
+
+    params: str
+    profile: str
+    out: Path
+    data: Path
+    device: str
+    parallel: int
+    deadline: float  # time.monotonic()
+    log: object = print
+
+    def run(self, tasks: list[Task]) -> list[dict]:
+        """Returns where each task stands afterwards; a failed one is reported with its log, and what needs it is left out."""
+        waiting, running, states = list(tasks), {}, {}
+        (self.out / "logs").mkdir(parents=True, exist_ok=True)
+        try:
+            while waiting or running:
+                for task in [task for task, process in running.items() if process.poll() is not None]:
+                    states[task.key, task.seed] = "ended" if running.pop(task).returncode == 0 else "failed"
+                    self.log(f"{task.name}: {self._last_line(task)}")
+                    self.write(tasks, states)
+                left = self.deadline - time.monotonic()
+                ready = [task for task in waiting if self._ready(task, tasks, states)]
+                if left > 0 and ready and len(running) < self.parallel:
+                    waiting.remove(ready[0])
+                    running[ready[0]] = self._start(ready[0], left / 60)
+                elif not running:
+                    break  # no time, or nothing that could start
+                else:
+                    time.sleep(POLL)
+        finally:
+            for process in running.values():
+                process.terminate()
+        return self.write(tasks, states)
+
+    def _ready(self, task: Task, tasks: list[Task], states: dict) -> bool:
+        needed = [other for other in tasks if other.kind == "pretrain" and other.key == task.needs]
+        return (
+            all(standing(other, self.out, self.profile)["state"] == "finished" for other in needed) and (task.key, task.seed) not in states
+        )
+
+    def _start(self, task: Task, minutes: float) -> subprocess.Popen:
+        dataset = (config.ablation if task.kind == "ablations" else config.experiment if task.kind == "experiments" else config.pretrain)(
+            config.read(self.params), self.profile, task.key
+        ).dataset
+        command = [
+            sys.executable, "-u", "-m", "dbq.training", task.key, "--profile", self.profile, "--params", self.params, "--device", self.device,
+            "--data", str(self.data / self.profile / dataset), "--checkpoints", str(self.out), "--minutes", f"{minutes:.2f}",
+            "--seed", str(task.seed), "--threads", str(max(1, (os.cpu_count() or 1) // self.parallel)),
+        ]  # fmt: skip
+        self.log(f"{task.name}: started, {minutes:.1f} minutes left")
+        with open(self._log_path(task), "ab") as file:
+            return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    def _log_path(self, task: Task) -> Path:
+        return self.out / "logs" / f"{self.profile}-{task.key}-seed-{task.seed}.log"
+
+    def _last_line(self, task: Task) -> str:
+        lines = self._log_path(task).read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "no output"
+
+    def write(self, tasks: list[Task], states: dict) -> list[dict]:
+        rows = []
+        for task in tasks:
+            row = standing(task, self.out, self.profile)
+            if states.get((task.key, task.seed)) == "failed":
+                row |= {"state": "failed", "message": self._last_line(task)}
+            rows.append(row)
+        write_json(self.out / "campaign.json", {"profile": self.profile, "trainings": rows})
+        return rows
+
+
+def room(device: str) -> int:
+    """How many trainings run side by side: as many as a GPU's free memory holds (at most 4), or one a CPU core (single-thread trainings
+    side by side give 1.7 times the throughput of one with all cores)."""
+    if not device.startswith("cuda"):
+        return os.cpu_count() or 1
+    import torch
+
+    if not torch.cuda.is_available():
+        raise DbqError(f"--device: {device} was asked for and torch finds no GPU", "use --device cpu")
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(max(1, min(4, free // GPU_MEMORY)))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m dbq.campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("profile", help=", ".join(config.PROFILES))
+    parser.add_argument("--minutes", type=float, required=True, help="time box; no epoch is begun that wouldn't end within it")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoints, logs and campaign.json")
+    parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--data", type=Path, default=Path("data/prepared"), help="folder of PROFILE/DATASET folders (`dvc repro prepare`)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--parallel", type=int, help="trainings at once (default: as many as the device has room for)")
+    parser.add_argument("--only", nargs="+", help="keys of params.yaml to train, with the float networks that they need")
+    parser.add_argument("--dry-run", action="store_true", help="print the order and where each training stands")
+    arguments = parser.parse_args()
+    params = config.read(arguments.params)
+    profile = config.check_profile(arguments.profile)
+    if arguments.minutes <= 0:
+        raise DbqError(f"--minutes: {arguments.minutes} is no time", "give a positive number")
+    tasks = choose(plan(params, profile), arguments.only)
+    if not arguments.dry_run:
+        deadline = time.monotonic() + 60 * arguments.minutes
+        parallel = arguments.parallel or room(arguments.device)
+        campaign = Campaign(arguments.params, profile, arguments.out, arguments.data, arguments.device, parallel, deadline)
+        rows = campaign.run(tasks)
+    else:
+        rows = [standing(task, arguments.out, profile) for task in tasks]
+    for row in rows:
+        result = f"top1 {row['top1']:.2f} %" if row.get("top1") is not None else row.get("message", "")
+        print(f"{row['state']:9s} {row['epochs']:4d} epochs  {row['key']} seed {row['seed']}  {result}".rstrip())
+    if any(row["state"] == "failed" for row in rows):
+        raise DbqError("some trainings failed", f"their logs are in {arguments.out / 'logs'}")
+
+
+def choose(tasks: list[Task], only: list[str] | None) -> list[Task]:
+    """The tasks of these keys and the float networks that they need; all without keys."""
+    if only is None:
+        return tasks
+    unknown = sorted(set(only) - {task.key for task in tasks})
+    if unknown:
+        raise DbqError(
+            f"--only: no training {', '.join(unknown)} in this profile", f"there are {', '.join(sorted({t.key for t in tasks}))}"
+        )
+    wanted = [task for task in tasks if task.key in only]
+    needed = {task.needs for task in wanted}
+    return [task for task in tasks if task in wanted or (task.kind == "pretrain" and task.key in needed)]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main_with_errors(main))

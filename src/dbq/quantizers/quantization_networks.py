@@ -1,0 +1,152 @@
+"""Quantization Networks (Yang et al. 2019; read in aliyun/alibabacloud-quantization-networks): a sum of sigmoids over fixed levels.
+
+    soft (training):    Q_T(w) = alpha * (v_1 + sum_i (v_{i+1} - v_i) * sigmoid(T * (beta * w - t_i)))
+    hard (evaluation):  the same with steps
+
+The levels v are fixed integers. One input scale beta and one output scale alpha per layer are learnt: beta starts at 1.25 * max |v| /
+max |w|, alpha at its inverse. The thresholds t are found once, by k-means on the scaled float weights, and not trained. The temperature,
+in units of 1 / (distance of two neighbouring integers), is temperature_step * (epoch + 1) up to temperature_cap.
+The gradient is that of Q_T at the temperature T (the authors' shipped weight code has the slopes of T = 1, times T, for binary weights,
+and this line beside it "for the other quantization model"). Tie rule: a weight on a threshold takes the level above it, as in levels.py.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dbq.errors import DbqError
+from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
+from dbq.quantizers.branch_function import _blocks, _sigmoids
+from dbq.quantizers.dbq import from_memory_order, memory_order
+from dbq.quantizers.levels import count_below
+
+HEADROOM = 1.25  # the largest weight starts at so many times the largest level
+ITERATIONS = 300  # of k-means at most
+
+
+class SumOfSigmoids(torch.autograd.Function):
+    """apply(w (C, K), beta, alpha, T, levels (N,), thresholds (N-1,)) -> Q_T (C, K); beta, alpha and T are scalars, T gets no gradient.
+
+    Nothing of the size N x weights is kept: the backward pass computes the sigmoids again.
+    """
+
+    @staticmethod
+    def forward(ctx, w, beta, alpha, temperature, levels, thresholds):
+        result = _over_blocks(w, beta, temperature, levels, thresholds, slopes=False).add_(levels[0]).mul_(alpha)
+        ctx.save_for_backward(w, beta, alpha, temperature, levels, thresholds, result)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        w, beta, alpha, temperature, levels, thresholds, result = ctx.saved_tensors
+        slope = _over_blocks(w, beta, temperature, levels, thresholds, slopes=True).mul_(grad * (alpha * temperature))
+        return slope * beta, (slope * w).sum(), (grad * result).sum() / alpha, None, None, None
+
+
+def _over_blocks(w, beta, temperature, levels, thresholds, slopes: bool) -> Tensor:
+    """sum_i d_i s_i, or sum_i d_i s_i (1 - s_i), of each weight (C, K), some rows at a time."""
+    gaps = levels.diff().expand(len(w), 1, -1)
+    result = torch.empty_like(w)
+    slope_of_input, offsets = (temperature * beta).reshape(1, 1), (temperature * thresholds)[None]
+    for _, w_, _, gaps_, result_ in _blocks(w, gaps.mT, gaps, result[:, None]):
+        s = _sigmoids(w_, slope_of_input, offsets)  # (rows, N-1, K)
+        torch.bmm(gaps_, s.mul_(1 - s) if slopes else s, out=result_)
+    return result
+
+
+def k_means(values: Tensor, clusters: int) -> Tensor:
+    """Sorted centres (clusters,) of 1-D values by Lloyd's iteration, the best of three fixed starts (quantiles, equal steps, both mixed)."""
+    values = values.flatten().double().sort().values
+    sums = torch.cat([values.new_zeros(1), values.cumsum(0)])
+    squares = torch.cat([values.new_zeros(1), values.square().cumsum(0)])
+    positions = (torch.arange(clusters, device=values.device, dtype=values.dtype) + 0.5) / clusters
+    by_rank = values[(positions * len(values)).long()]
+    by_value = values[0] + positions * (values[-1] - values[0])
+    best = None
+    for centres in (by_rank, by_value, (by_rank + by_value) / 2):
+        for _ in range(ITERATIONS):
+            edges = _edges(values, centres)
+            counts = edges.diff()
+            moved = torch.where(counts > 0, sums[edges].diff() / counts.clamp_min(1), centres)
+            if torch.equal(moved, centres):
+                break
+            centres = moved
+        edges = _edges(values, centres)
+        error = (squares[edges].diff() - 2 * centres * sums[edges].diff() + centres.square() * edges.diff()).sum()
+        if best is None or error < best[0]:
+            best = (error, centres)
+    return best[1]
+
+
+def _edges(values: Tensor, centres: Tensor) -> Tensor:
+    """(clusters + 1,) where each cluster of the sorted values begins, and their number."""
+    inner = torch.searchsorted(values, (centres[1:] + centres[:-1]) / 2)
+    return torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), len(values))])
+
+
+class QuantizationNetworksQuantizer(WeightQuantizer):
+    """Weights in alpha * levels. Parameters: beta and alpha, scalars. Levels, thresholds and temperature are buffers."""
+
+    def __init__(self, weight: Tensor, config, fit: bool = True):
+        super().__init__()
+        check_usable(weight)
+        self.config = config
+        self.coding = "ternary" if config.branches else "fixed_point"
+        self.storage_bits = config.weight_bits
+        weight = weight.detach()
+        levels = torch.tensor(config.levels, dtype=weight.dtype, device=weight.device)
+        beta = HEADROOM * levels.abs().amax() / weight.abs().amax()
+        self.beta = nn.Parameter(beta)
+        self.alpha = nn.Parameter(1 / beta)
+        centres = k_means(beta * weight, len(levels)).to(weight.dtype) if fit else levels
+        self.register_buffer("levels", levels)
+        self.register_buffer("thresholds", (centres[1:] + centres[:-1]) / 2)
+        self.register_buffer("temperature", torch.tensor(config.temperature_step, dtype=weight.dtype))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        rows = memory_order(weight).flatten(1)
+        if self.training:
+            quantized = SumOfSigmoids.apply(rows, self.beta, self.alpha, self.temperature, self.levels, self.thresholds)
+        else:
+            quantized = self._hard(rows)
+        return from_memory_order(quantized, weight)
+
+    def _index(self, rows: Tensor) -> Tensor:
+        return count_below(self.beta * rows, self.thresholds[None]).long()
+
+    def _hard(self, rows: Tensor) -> Tensor:
+        return (self.alpha * self.levels)[self._index(rows)]
+
+    def advance(self, progress: float, epoch: int) -> None:
+        self.temperature.fill_(min(self.config.temperature_step * (epoch + 1), self.config.temperature_cap))
+
+    @torch.no_grad()
+    def integers(self, weight: Tensor) -> Tensor:
+        return self.levels[self._index(weight.flatten(1))].to(torch.int32).view(weight.shape)
+
+    def step(self, weight: Tensor) -> Tensor:
+        return self.alpha.detach().reshape(1)
+
+    @torch.no_grad()
+    def decompose(self, weight: Tensor) -> Decomposition:
+        if self.coding == "fixed_point":
+            return super().decompose(weight)
+        return Decomposition(self.integers(weight).flatten(1)[None].to(torch.int8), self.step(weight)[None])
+
+    @torch.no_grad()
+    def transfer(self, weight: Tensor) -> Transfer:
+        return Transfer(self.beta * weight, self.levels, self.thresholds)
+
+    @torch.no_grad()
+    def soft_hard_gap(self, weight: Tensor) -> Tensor:
+        rows = weight.flatten(1)
+        soft = SumOfSigmoids.apply(rows, self.beta, self.alpha, self.temperature, self.levels, self.thresholds)
+        return (soft - self._hard(rows)).abs().mean() / (self.alpha * self.levels.abs().amax()).abs()
+
+    @torch.no_grad()
+    def check(self, weight: Tensor, layer: str) -> None:
+        """As every quantizer, and a scale that is no longer positive."""
+        super().check(weight, layer)
+        for name in ("alpha", "beta"):
+            if getattr(self, name) <= 0:
+                raise DbqError(f"layer {layer}: the scale {name} is {float(getattr(self, name)):.3g}", "lower scale_learning_rate")

@@ -1,0 +1,51 @@
+"""SAWB, statistics-aware weight binning (Choi et al., "Accurate and Efficient 2-bit Quantized Neural Networks", MLSys 2019).
+
+A uniform grid with zero on it, {-(2^(bits-1)-1) .. 2^(bits-1)-1} * alpha / (2^(bits-1)-1), whose largest level follows two statistics of
+the layer: alpha = c1 * sqrt(E[w^2]) - c2 * E|w|. c1 and c2 come from a regression over standard distributions of the alpha with the least
+squared error. The gradient is straight-through. Ties as in grid.py.
+
+Coefficients of 2, 4 and 8 bits: foundation-model-stack/fms-model-optimizer, fms_mo/quant_refactor/sawb_utils.py, codes 103, 403 and 803,
+by the authors' company for grids with zero (the paper's own 2 bits are the four levels +-alpha, +-alpha/3 without zero). It has none for
+the 7 levels of 3 bits: those are the same regression over the paper's six distributions, repeated in tests/quantizers/test_rival_sawb.py.
+"""
+
+import torch
+from torch import Tensor
+
+from dbq.errors import DbqError
+from dbq.quantizers.base import check_usable
+from dbq.quantizers.grid import GridQuantizer, nearest
+from dbq.quantizers.straight_through import straight_through
+
+COEFFICIENTS = {2: (2.6, 1.71), 3: (6.94, 6.31), 4: (12.035, 12.03), 8: (31.76, 35.04)}  # bits: (c1, c2)
+COLLAPSED = "SAWB's largest level is not positive: the weights have nearly equal magnitudes"
+REMEDY = "use fewer bits, or leave this kind of layer to `uniform` in the policy"
+
+
+class SawbQuantizer(GridQuantizer):
+    """No parameters and no state: the step follows the weights."""
+
+    def __init__(self, weight: Tensor, config, fit: bool = True):
+        largest = 2 ** (config.bits - 1) - 1
+        super().__init__(config.bits, -largest, largest)
+        check_usable(weight)
+        if fit and self.step(weight) <= 0:
+            raise DbqError(COLLAPSED, REMEDY)
+
+    def step(self, weight: Tensor) -> Tensor:
+        c1, c2 = COEFFICIENTS[self.bits]
+        weight = weight.detach()
+        return ((c1 * weight.square().mean().sqrt() - c2 * weight.abs().mean()) / self.largest).reshape(1)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            step = self.step(weight)
+            quantized = nearest(weight, step, self.lowest, self.largest).mul_(step)
+        return straight_through(weight, quantized)
+
+    @torch.no_grad()
+    def check(self, weight: Tensor, layer: str) -> None:
+        """As every quantizer, and a step that is not positive."""
+        if self.step(weight) <= 0:
+            raise DbqError(f"layer {layer}: {COLLAPSED}", REMEDY)
+        super().check(weight, layer)

@@ -1,0 +1,80 @@
+"""TTQ, trained ternary quantization (Zhu et al. 2017; read in czhu95/ternarynet): learnt scales of the positive and the negative weights.
+
+Threshold: a fraction of max |w| of the layer, followed at every step. Weights beyond it become Wp or -Wn, the others 0. Gradients of the
+paper: dL/dWp = sum of dL/dq over the positive weights, dL/dWn = -sum over the negative ones, dL/dw = dL/dq times Wp, 1 or Wn.
+The weights are used as they are, as in the authors' code. That code starts Wp and Wn at 1.0 (`initial: one`); the weights of the float
+networks here are much smaller than 1, so `initial: mean`, the mean magnitude of each side, is the default.
+Tie rule, as in the authors' code: a weight whose magnitude is exactly the threshold becomes 0.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dbq.errors import DbqError
+from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
+
+
+class TrainedTernary(torch.autograd.Function):
+    """apply(weight, positive scale, negative scale, threshold) -> quantized; the scales and the threshold are scalars."""
+
+    @staticmethod
+    def forward(ctx, weight, positive, negative, threshold):
+        above, below = weight > threshold, weight < -threshold
+        ctx.save_for_backward(above, below, positive, negative)
+        return positive * above - negative * below
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        above, below, positive, negative = ctx.saved_tensors
+        upper, lower = grad * above, grad * below
+        weight_grad = grad + (positive - 1) * upper + (negative - 1) * lower
+        return weight_grad, upper.sum(), -lower.sum(), None
+
+
+class TtqQuantizer(WeightQuantizer):
+    """Weights in {-Wn, 0, Wp}. Two planes, one a side: hardware adds each side up and scales the two sums."""
+
+    def __init__(self, weight: Tensor, config, fit: bool = True):
+        super().__init__()
+        check_usable(weight)
+        self.fraction = config.threshold
+        self.storage_bits = config.weight_bits
+        start = torch.ones(2, dtype=weight.dtype, device=weight.device)
+        if fit and config.initial == "mean":
+            start = self._means(weight.detach())
+        self.positive = nn.Parameter(start[0].clone())
+        self.negative = nn.Parameter(start[1].clone())
+
+    def _means(self, weight: Tensor) -> Tensor:
+        """(2,) mean magnitude of the positive and the negative weights beyond the threshold; a side without weights gets that of both."""
+        threshold = self.threshold(weight)
+        sides = torch.stack([weight > threshold, weight < -threshold]).flatten(1)
+        magnitudes, counts = (weight.abs().flatten() * sides).sum(1), sides.sum(1)
+        return torch.where(counts > 0, magnitudes / counts.clamp_min(1), magnitudes.sum() / counts.sum())
+
+    def threshold(self, weight: Tensor) -> Tensor:
+        return self.fraction * weight.detach().abs().amax()
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return TrainedTernary.apply(weight, self.positive, self.negative, self.threshold(weight))
+
+    @torch.no_grad()
+    def decompose(self, weight: Tensor) -> Decomposition:
+        threshold, rows = self.threshold(weight), weight.flatten(1)
+        planes = torch.stack([(rows > threshold).to(torch.int8), -(rows < -threshold).to(torch.int8)])
+        return Decomposition(planes, torch.stack([self.positive, self.negative])[None])
+
+    @torch.no_grad()
+    def transfer(self, weight: Tensor) -> Transfer:
+        threshold = self.threshold(weight)
+        levels = torch.stack([-self.negative, torch.zeros_like(self.positive), self.positive])
+        return Transfer(weight, levels, torch.stack([-threshold, threshold]))
+
+    @torch.no_grad()
+    def check(self, weight: Tensor, layer: str) -> None:
+        """As every quantizer, and a scale that is no longer positive."""
+        super().check(weight, layer)
+        for name, scale in (("positive", self.positive), ("negative", self.negative)):
+            if scale <= 0:
+                raise DbqError(f"layer {layer}: the scale of the {name} weights is {float(scale):.3g}", "lower scale_learning_rate")

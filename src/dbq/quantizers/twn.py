@@ -1,0 +1,57 @@
+"""TWN, ternary weight networks (Li et al. 2016; read in Thinklab-SJTU/twns): nothing is learnt but the weights.
+
+Per filter (or layer): threshold 0.75 * mean |w|, scale = mean |w| of the weights beyond it. The gradient is straight-through.
+Tie rule, as in the authors' code: a weight whose magnitude is exactly the threshold becomes 0.
+"""
+
+import torch
+from torch import Tensor
+
+from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
+from dbq.quantizers.dbq import from_memory_order, memory_order
+from dbq.quantizers.straight_through import straight_through
+
+THRESHOLD = 0.75  # of mean |w|
+
+
+def planes_and_scales(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Planes (G, K) in {-1, 0, 1} of the weights' type, scales (G, 1) and thresholds (G, 1) of weights (G, K).
+
+    A group of zeros has the scale 0.
+    """
+    magnitudes = groups.abs()
+    threshold = THRESHOLD * magnitudes.mean(1, keepdim=True)
+    kept = magnitudes > threshold
+    scale = (magnitudes * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp_min(1)
+    return groups.sign() * kept, scale, threshold
+
+
+class TwnQuantizer(WeightQuantizer):
+    """Weights in {-scale, 0, scale}; no parameters and no state."""
+
+    def __init__(self, weight: Tensor, config, fit: bool = True):
+        super().__init__()
+        check_usable(weight)
+        self.per_channel = config.scales == "channel"
+        self.storage_bits = config.weight_bits
+
+    def _groups(self, rows: Tensor) -> Tensor:
+        return rows if self.per_channel else rows.reshape(1, -1)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            planes, scale, _ = planes_and_scales(self._groups(memory_order(weight).flatten(1)))
+            quantized = from_memory_order(planes.mul_(scale), weight)
+        return straight_through(weight, quantized)
+
+    @torch.no_grad()
+    def decompose(self, weight: Tensor) -> Decomposition:
+        planes, scale, _ = planes_and_scales(self._groups(memory_order(weight).flatten(1)))
+        return Decomposition(from_memory_order(planes, weight).flatten(1)[None].to(torch.int8), scale)
+
+    @torch.no_grad()
+    def transfer(self, weight: Tensor) -> Transfer:
+        group = self._groups(weight.flatten(1))[:1]
+        _, scale, threshold = planes_and_scales(group)
+        positive = torch.cat([torch.zeros_like(scale[0]), scale[0]])
+        return Transfer(group, torch.cat([-scale[0], positive]), torch.cat([-threshold[0], threshold[0]]))
