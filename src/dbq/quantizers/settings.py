@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dbq.errors import DbqError
 from dbq.schema import setting
 
 
@@ -49,8 +50,9 @@ class TwnConfig:
 
 @dataclass(frozen=True)
 class TtqConfig:
-    threshold: float = setting(minimum=0.0, maximum=1.0)  # of the largest magnitude
+    threshold: float = setting(minimum=0.0, maximum=0.99)  # of the largest magnitude
     initial: str = setting(choices=("one", "mean"))  # of the learnt scales: 1.0, or the mean magnitude on their side of 0
+    gradient_scale: str = setting(choices=("lsq", "none"))  # of the learnt scales
 
     weight_bits = 2
     branches = 2  # the positive and the negative weights are summed on their own
@@ -85,6 +87,10 @@ class QuantizationNetworksConfig:
     levels: list[int] = setting()  # in ascending order
     temperature_step: float = setting(minimum=1e-6)  # per epoch
     temperature_cap: float = setting(minimum=1e-6)
+
+    def __post_init__(self):
+        if len(self.levels) < 2 or self.levels != sorted(set(self.levels)) or max(map(abs, self.levels)) > 127:
+            raise DbqError(f"quantization_networks.levels: {self.levels}", "give two or more ascending integers from -127 to 127")
 
     @property
     def weight_bits(self) -> int:

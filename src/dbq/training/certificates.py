@@ -1,0 +1,119 @@
+"""What must hold of a finished quantized network, checked after every training; a violated certificate fails the stage."""
+
+import torch
+
+from dbq.errors import DbqError
+from dbq.policies import method_quantizers
+from dbq.quantizers.branch_function import BranchQuantize, own_rows, soft
+from dbq.quantizers.dbq import BranchQuantizer
+from dbq.training.runs import Run
+
+GRADIENT_ERROR = 1e-6  # relative, in float64
+SOFT_GAP = 0.02  # of the largest level, for a soft forward pass: what was trained must be what is evaluated
+OSCILLATING = 0.25  # of a layer's weights
+SAMPLE = 64  # weights of a layer whose gradients are compared
+COLUMNS = ["certificate", "layer", "value", "limit", "holds"]
+
+
+def certify(run: Run, method: str) -> list[dict]:
+    """One row a certificate, of the layer where it is worst: value, limit (None: reported, not judged), holds."""
+    layers = list(method_quantizers(run.network, method))
+    rows = [_row("layers left to the method", "all", len(layers), None, bool(layers))]
+    rows.append(_row("every layer once in the policy table", "all", len(run.policy), None, len({r.layer for r in run.policy}) == len(run.policy)))
+    measures = [
+        ("numerical against analytic gradient", _gradient_error, GRADIENT_ERROR),
+        ("distance of soft from hard weights", _gap, None if not _trains_soft(layers) else SOFT_GAP),
+        ("smallest distance of neighbouring levels", lambda q, w: -float(q.transfer(w).levels.diff().min()), 0.0),
+        ("zero rate of the emptiest plane", _emptiest_plane, 1 - 1e-9),
+    ]
+    for name, measure, limit in measures:
+        values = {layer: value for layer, quantizer, weight in layers if (value := measure(quantizer, weight)) is not None}
+        if values:
+            worst = max(values, key=values.get)
+            holds = limit is None or (values[worst] < limit if name.startswith("smallest") else values[worst] <= limit)
+            shown = -values[worst] if name.startswith("smallest") else values[worst]
+            rows.append(_row(name, worst, shown, None if limit is None else abs(limit), holds))
+    rows += [_collapse(layers), _oscillation({name: run.fit.oscillating[name] for name, *_ in layers if name in run.fit.oscillating})]
+    return [row for row in rows if row]
+
+
+def demand(rows: list[dict], key: str) -> None:
+    """Raise DbqError naming each violated certificate."""
+    violated = [f"{row['certificate']} (layer {row['layer']}: {row['value']:.3g}, limit {row['limit']})" for row in rows if not row["holds"]]
+    if violated:
+        raise DbqError(f"experiments.{key}: violated: {'; '.join(violated)}", "lower learning_rate or scale_learning_rate, or train longer")
+
+
+def _row(name, layer, value, limit, holds) -> dict:
+    return {"certificate": name, "layer": layer, "value": float(value), "limit": limit, "holds": bool(holds)}
+
+
+def _trains_soft(layers) -> bool:
+    return any(getattr(quantizer.config, "forward", "soft") == "soft" for _, quantizer, _ in layers if hasattr(quantizer, "config"))
+
+
+@torch.no_grad()
+def _gap(quantizer, weight) -> float | None:
+    gap = quantizer.soft_hard_gap(weight)
+    return None if gap is None else float(gap)
+
+
+@torch.no_grad()
+def _emptiest_plane(quantizer, weight) -> float | None:
+    if quantizer.coding == "fixed_point":
+        return None
+    return float((quantizer.decompose(weight).planes == 0).float().flatten(1).mean(1).max())
+
+
+def _gradient_error(quantizer, weight) -> float | None:
+    """Largest difference between the closed form and central differences in float64, over the largest gradient.
+
+    Of ternary branches only: every other method's straight-through gradient isn't the derivative of anything.
+    """
+    if not isinstance(quantizer, BranchQuantizer):
+        return None
+    groups = len(quantizer.a)
+    w = weight.detach().flatten(1)
+    w = (w[:, : max(1, SAMPLE // len(w))] if groups > 1 else w.flatten()[None, :SAMPLE]).double().cpu()
+    a, g1, g2 = (value.detach().double().cpu() for value in (quantizer.a, quantizer.g1, quantizer.g2))
+    heat = quantizer.absolute_temperature().double().cpu()
+    direction = torch.randn(w.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    leaves = [value.clone().requires_grad_() for value in (w, a, g1, g2)]
+    ones = torch.ones(groups, 1, dtype=torch.float64)
+    scales = (leaves[2].expand(groups, 1), leaves[3].expand(groups, 1))
+    output = BranchQuantize.apply(leaves[0], leaves[1], *scales, heat, own_rows(w, groups), False, ones)
+    analytic = torch.autograd.grad((output * direction).sum(), leaves)
+    worst = 0.0
+    for index, gradient in enumerate(analytic):
+        step = 1e-5 / float(heat.max())
+        values = [value.clone() for value in (w, a, g1, g2)]
+        numeric = torch.empty_like(gradient).flatten()
+        flat = values[index].view(-1)
+        for position in range(min(flat.numel(), SAMPLE)):
+            before = float(flat[position])
+            results = []
+            for sign in (1, -1):
+                flat[position] = before + sign * step
+                results.append(float((soft(*values, heat) * direction).sum()))
+            flat[position] = before
+            numeric[position] = (results[0] - results[1]) / (2 * step)
+        count = min(flat.numel(), SAMPLE)
+        difference = (numeric[:count] - gradient.flatten()[:count]).abs().max()
+        worst = max(worst, float(difference / gradient.abs().max().clamp_min(1e-12)))
+    return worst
+
+
+def _collapse(layers) -> dict:
+    for layer, quantizer, weight in layers:
+        try:
+            quantizer.check(weight, layer)
+        except DbqError as error:
+            return _row(f"no dead or collapsed branch: {error.problem}", layer, 1, 0, False)
+    return _row("dead or collapsed branches", "all", 0, 0, True)
+
+
+def _oscillation(rates: dict[str, float]) -> dict | None:
+    if not rates:
+        return None
+    worst = max(rates, key=rates.get)
+    return _row("weights that oscillate in the last epoch", worst, rates[worst], OSCILLATING, rates[worst] <= OSCILLATING)
