@@ -19,8 +19,8 @@ from pathlib import Path
 
 from dbq import config
 from dbq.errors import DbqError, main_with_errors
-from dbq.files import write_json
-from dbq.training import checkpoints
+from dbq.files import read_json, write_json
+from dbq.training import checkpoints, runs
 
 POLL = 0.5  # seconds
 GPU_MEMORY = 6e9  # bytes that one training may need on a GPU, used to choose --parallel
@@ -59,30 +59,58 @@ def plan(params: dict, profile: str) -> list[Task]:
     return floats + [task for turn in sorted(rounds) for task in rounds[turn]] + wanted
 
 
-def standing(task: Task, out: Path, profile: str) -> dict:
-    """What the newest checkpoint of a task says."""
-    folder = out / profile / (f"ablation-{task.key}" if task.kind == "ablations" else task.key)
-    files = sorted(folder.glob(f"seed-{task.seed}-*.pt"), key=lambda file: file.stat().st_mtime)
-    row = {"kind": task.kind, "key": task.key, "seed": task.seed, "state": "waiting", "epochs": 0}
-    if not files:
-        return row
-    state = checkpoints.load(files[-1])
-    row |= {"state": "finished" if state["finished"] else "begun", "epochs": state["epoch"], "val_top1": state["val_top1"]}
-    return row | {name: state[name] for name in ("top1", "provenance") if name in state}
+def resolve(params: dict, profile: str, task: Task) -> config.Pretrain | config.Experiment:
+    return {"pretrain": config.pretrain, "experiments": config.experiment, "ablations": config.ablation}[task.kind](params, profile, task.key)
+
+
+class Standing:
+    """Where trainings stand, by the checkpoints that belong to params.yaml as it is now; those of other settings don't count."""
+
+    def __init__(self, params: dict, profile: str, out: Path, data: Path):
+        self.params, self.profile, self.out, self.data = params, profile, out, data
+
+    def path(self, task: Task) -> Path | None:
+        """The task's checkpoint; None while the float network that it starts from isn't there."""
+        entry = resolve(self.params, self.profile, task)
+        manifest = read_json(self.data / self.profile / entry.dataset / "manifest.json")
+        if task.kind == "pretrain":
+            return runs.checkpoint_of(entry, task.seed, runs.float_identity(entry, manifest), self.out).path
+        seed = config.lookup(self.params, "pretrain", task.needs, "seed")
+        float_path = self.path(Task("pretrain", task.needs, seed, None))
+        if not float_path.exists():
+            return None
+        identity = runs.quantized_identity(entry, task.seed, checkpoints.load(float_path)["state"], manifest)
+        return runs.checkpoint_of(entry, task.seed, identity, self.out).path
+
+    def of(self, task: Task) -> dict:
+        """state (waiting, begun, finished), epochs, and what the checkpoint says of results and provenance."""
+        row = {"kind": task.kind, "key": task.key, "seed": task.seed, "state": "waiting", "epochs": 0}
+        path = self.path(task)
+        if path is None or not path.exists():
+            return row
+        state = checkpoints.load(path)
+        row |= {"state": "finished" if state["finished"] else "begun", "epochs": state["epoch"], "val_top1": state["val_top1"]}
+        return row | {name: state[name] for name in ("top1", "provenance") if name in state}
 
 
 @dataclass
 class Campaign:
     """Runs tasks as processes of `python -m dbq.training`, at most `parallel` at once, until the deadline."""
 
-    params: str
-    profile: str
-    out: Path
-    data: Path
+    params: str  # the file
+    standing: Standing
     device: str
     parallel: int
     deadline: float  # time.monotonic()
     log: object = print
+
+    @property
+    def out(self) -> Path:
+        return self.standing.out
+
+    @property
+    def profile(self) -> str:
+        return self.standing.profile
 
     def run(self, tasks: list[Task]) -> list[dict]:
         """Returns where each task stands afterwards; a failed one is reported with its log, and what needs it is left out."""
@@ -111,18 +139,19 @@ class Campaign:
     def _ready(self, task: Task, tasks: list[Task], states: dict) -> bool:
         needed = [other for other in tasks if other.kind == "pretrain" and other.key == task.needs]
         return (
-            all(standing(other, self.out, self.profile)["state"] == "finished" for other in needed) and (task.key, task.seed) not in states
+            all(self.standing.of(other)["state"] == "finished" for other in needed) and (task.key, task.seed) not in states
         )
 
     def _start(self, task: Task, minutes: float) -> subprocess.Popen:
-        dataset = (config.ablation if task.kind == "ablations" else config.experiment if task.kind == "experiments" else config.pretrain)(
-            config.read(self.params), self.profile, task.key
-        ).dataset
+        dataset = resolve(self.standing.params, self.profile, task).dataset
         command = [
             sys.executable, "-u", "-m", "dbq.training", task.key, "--profile", self.profile, "--params", self.params, "--device", self.device,
-            "--data", str(self.data / self.profile / dataset), "--checkpoints", str(self.out), "--minutes", f"{minutes:.2f}",
+            "--data", str(self.standing.data / self.profile / dataset), "--checkpoints", str(self.out), "--minutes", f"{minutes:.2f}",
             "--seed", str(task.seed), "--threads", str(max(1, (os.cpu_count() or 1) // self.parallel)),
         ]  # fmt: skip
+        if task.needs is not None:  # the campaign's own float network, not one that lies in the pipeline's folders
+            seed = config.lookup(self.standing.params, "pretrain", task.needs, "seed")
+            command += ["--float", str(self.standing.path(Task("pretrain", task.needs, seed, None)))]
         self.log(f"{task.name}: started, {minutes:.1f} minutes left")
         with open(self._log_path(task), "ab") as file:
             return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
@@ -137,7 +166,7 @@ class Campaign:
     def write(self, tasks: list[Task], states: dict) -> list[dict]:
         rows = []
         for task in tasks:
-            row = standing(task, self.out, self.profile)
+            row = self.standing.of(task)
             if states.get((task.key, task.seed)) == "failed":
                 row |= {"state": "failed", "message": self._last_line(task)}
             rows.append(row)
@@ -177,13 +206,14 @@ def main():
     if arguments.minutes <= 0:
         raise DbqError(f"--minutes: {arguments.minutes} is no time", "give a positive number")
     tasks = choose(plan(params, profile), arguments.only)
+    standing = Standing(params, profile, arguments.out, arguments.data)
     if not arguments.dry_run:
         deadline = time.monotonic() + 60 * arguments.minutes
         parallel = arguments.parallel or room(arguments.device)
-        campaign = Campaign(arguments.params, profile, arguments.out, arguments.data, arguments.device, parallel, deadline)
+        campaign = Campaign(arguments.params, standing, arguments.device, parallel, deadline)
         rows = campaign.run(tasks)
     else:
-        rows = [standing(task, arguments.out, profile) for task in tasks]
+        rows = [standing.of(task) for task in tasks]
     for row in rows:
         result = f"top1 {row['top1']:.2f} %" if row.get("top1") is not None else row.get("message", "")
         print(f"{row['state']:9s} {row['epochs']:4d} epochs  {row['key']} seed {row['seed']}  {result}".rstrip())

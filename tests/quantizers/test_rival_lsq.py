@@ -84,5 +84,9 @@ def test_a_step_that_is_not_positive_is_an_error(value):
 
 
 def test_only_the_symmetric_two_bits_are_ternary():
-    codings = {(bits, levels): LsqQuantizer(torch.randn(2, 9), LsqConfig(bits, levels)).coding for bits in (2, 3) for levels in ("symmetric", "full")}
+    codings = {
+        (bits, levels): LsqQuantizer(torch.randn(2, 9), LsqConfig(bits, levels)).coding
+        for bits in (2, 3)
+        for levels in ("symmetric", "full")
+    }
     assert [key for key, coding in codings.items() if coding == "ternary"] == [(2, "symmetric")]

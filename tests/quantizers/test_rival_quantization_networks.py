@@ -28,8 +28,8 @@ def weights(seed=0, shape=(4, 50)):
 def test_scales_start_as_in_the_authors_code(levels):
     weight = weights()
     quantizer = quantizer_of(weight, levels)
-    assert float(quantizer.beta) == pytest.approx(1.25 * levels[-1] / float(weight.abs().max()))
-    assert float(quantizer.alpha) == pytest.approx(1 / float(quantizer.beta))
+    assert quantizer.beta.item() == pytest.approx(1.25 * levels[-1] / float(weight.abs().max()))
+    assert quantizer.alpha.item() == pytest.approx(1 / quantizer.beta.item())
 
 
 @both
@@ -38,7 +38,7 @@ def test_soft_forward_is_the_sum_of_sigmoids(levels, temperature):
     weight = weights()
     quantizer = quantizer_of(weight, levels).train()
     quantizer.temperature.fill_(temperature)
-    beta, alpha, w = float(quantizer.beta), float(quantizer.alpha), weight.numpy()
+    beta, alpha, w = quantizer.beta.item(), quantizer.alpha.item(), weight.numpy()
     expected = np.full_like(w, float(levels[0]))
     for gap, threshold in zip(np.diff(levels), quantizer.thresholds.numpy(), strict=True):
         expected += gap / (1 + np.exp(-temperature * (beta * w - threshold)))
@@ -75,7 +75,7 @@ def test_the_soft_quantizer_tends_to_the_hard_one(levels):
 def test_hard_values_and_thresholds_by_the_definition(levels):
     weight = weights(2)
     quantizer = quantizer_of(weight, levels).eval()
-    scaled = float(quantizer.beta) * weight.numpy()
+    scaled = quantizer.beta.item() * weight.numpy()
     expected = np.array(levels)[(scaled[..., None] >= quantizer.thresholds.numpy()).sum(-1)]
     assert np.array_equal(quantizer.integers(weight).numpy(), expected)
     assert torch.equal(quantizer(weight), quantizer.alpha * torch.tensor(expected))
@@ -150,11 +150,13 @@ def test_a_scale_that_is_not_positive_is_an_error(name, value):
 
 @pytest.mark.parametrize("levels", [[], [0], [1, 0, -1], [-1, 0, 0, 1], [0, 200]])
 def test_levels_that_are_none(levels):
-    with pytest.raises(DbqError, match="levels: .*ascending integers"):
+    with pytest.raises(DbqError, match=r"levels: .*ascending integers"):
         QuantizationNetworksConfig(levels, 20.0, 2000.0)
 
 
-@pytest.mark.parametrize(("levels", "bits", "coding"), [(TERNARY, 2, "ternary"), ([-2, -1, 0, 1, 2], 3, "fixed_point"), (SEVEN, 4, "fixed_point")])
+@pytest.mark.parametrize(
+    ("levels", "bits", "coding"), [(TERNARY, 2, "ternary"), ([-2, -1, 0, 1, 2], 3, "fixed_point"), (SEVEN, 4, "fixed_point")]
+)
 def test_storage_is_a_signed_integer_of_the_largest_magnitude(levels, bits, coding):
     quantizer = quantizer_of(weights(), levels)
     assert (quantizer.storage_bits, quantizer.coding) == (bits, coding)
@@ -168,6 +170,8 @@ def test_the_soft_function_is_that_of_dbq_where_the_thresholds_are_mid_points():
     weight = weights(6)
     one, heat = torch.ones((), dtype=torch.float64), torch.full((1, 1), 7.0, dtype=torch.float64)
     levels = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-    ours = quantization_networks.SumOfSigmoids.apply(weight, one, one, heat.view(()), levels, torch.tensor([-0.5, 0.5], dtype=torch.float64))
+    ours = quantization_networks.SumOfSigmoids.apply(
+        weight, one, one, heat.view(()), levels, torch.tensor([-0.5, 0.5], dtype=torch.float64)
+    )
     theirs = branch_function.soft(weight, torch.ones(1, 1, dtype=torch.float64), one, one, heat)
     assert torch.allclose(ours, theirs)

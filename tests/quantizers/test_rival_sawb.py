@@ -1,5 +1,7 @@
 """SAWB: its published coefficients and the derived ones by the paper's regression, torch's fake quantization, error cases."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -20,8 +22,12 @@ DISTRIBUTIONS = {  # the six of the paper, at unit scale: the regression is free
 QUANTILES = 4000  # that stand for a distribution
 
 
-def quantiles(distribution):
-    return distribution.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES)
+@functools.cache
+def quantiles(name):
+    """By interpolation between values of the distribution function: scipy's own inverse is slow for von Mises."""
+    low, high = DISTRIBUTIONS[name].support()
+    points = np.linspace(max(low, -20), min(high, 20), 40001)
+    return np.interp((np.arange(QUANTILES) + 0.5) / QUANTILES, DISTRIBUTIONS[name].cdf(points), points)
 
 
 def squared_error(weights, alpha, largest):
@@ -43,8 +49,8 @@ def best_alpha(weights, largest):
 def regression(bits):
     """(c1, c2) of alpha / E|w| = c1 * sqrt(E[w^2]) / E|w| - c2, fitted to the best alphas of the six distributions."""
     points = []
-    for distribution in DISTRIBUTIONS.values():
-        weights = quantiles(distribution)
+    for name in DISTRIBUTIONS:
+        weights = quantiles(name)
         mean = np.abs(weights).mean()
         points.append((np.sqrt(np.square(weights).mean()) / mean, best_alpha(weights, 2 ** (bits - 1) - 1) / mean))
     slope, offset = np.polyfit(*zip(*points, strict=True), 1)
@@ -61,16 +67,26 @@ def test_the_regression_gives_the_coefficients(bits):
         assert COEFFICIENTS[bits] == pytest.approx((c1, c2), rel=0.07)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_the_error_is_near_the_least_one(bits, name):
-    weights = quantiles(DISTRIBUTIONS[name])
+    weights = quantiles(name)
     largest = 2 ** (bits - 1) - 1
     quantizer = SawbQuantizer(torch.tensor(weights)[None], SawbConfig(bits))
     alpha = float(quantizer.step(torch.tensor(weights)[None])) * largest
     best = squared_error(weights, best_alpha(weights, largest), largest)
-    # at 8 bits a uniform distribution is clipped a little: its error is then several times that of a plain grid, and still tiny
-    assert squared_error(weights, alpha, largest) <= (1.25 * best if bits < 8 else 1e-3 * np.square(weights).mean())
+    assert squared_error(weights, alpha, largest) <= 1.25 * best
+
+
+def test_8_bits_suit_bell_shaped_weights_and_clip_uniform_ones():
+    """The published 8-bit coefficients: sharp for the normal and the Laplace distribution, while 18 % of a uniform one's range is lost."""
+    clipped = {}
+    for name in ("normal", "laplace", "uniform"):
+        weights = torch.tensor(quantiles(name))[None]
+        quantizer = SawbQuantizer(weights, SawbConfig(8))
+        assert name == "uniform" or float((quantizer(weights) - weights).square().mean() / weights.square().mean()) < 3e-4
+        clipped[name] = 1 - float(quantizer.step(weights)) * 127 / float(weights.abs().max())
+    assert clipped["uniform"] == pytest.approx(0.18, abs=0.01)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

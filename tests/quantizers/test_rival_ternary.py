@@ -87,9 +87,11 @@ def test_ttq_values_and_gradients_are_those_of_the_paper(seed, fraction, scaled)
     grad = torch.randn(3, 8, dtype=torch.float64, generator=generator)
     quantized = quantizer(weight)
     quantized.backward(grad)
-    threshold = fraction * max(abs(float(value)) for value in weight.flatten())
+    threshold = fraction * max(abs(value) for value in weight.flatten().tolist())
     sums = {"positive": 0.0, "negative": 0.0}
-    for w, q, g, through in zip(weight.flatten().tolist(), quantized.flatten().tolist(), grad.flatten().tolist(), weight.grad.flatten().tolist(), strict=True):
+    for w, q, g, through in zip(
+        weight.flatten().tolist(), quantized.flatten().tolist(), grad.flatten().tolist(), weight.grad.flatten().tolist(), strict=True
+    ):
         if w > threshold:
             sums["positive"] += g
             assert (q, through) == pytest.approx((1.7, 1.7 * g))
@@ -113,12 +115,12 @@ def test_ttq_scale_gradients_against_finite_differences():
 def test_ttq_starts():
     weight = torch.tensor([[0.01, 0.5, 0.7, -0.2], [-0.4, 1.0, -0.01, 0.0]])
     quantizer = TtqQuantizer(weight, TtqConfig(0.05, "mean", "lsq"))
-    assert float(quantizer.positive) == pytest.approx((0.5 + 0.7 + 1.0) / 3)
-    assert float(quantizer.negative) == pytest.approx((0.2 + 0.4) / 2)
+    assert quantizer.positive.item() == pytest.approx((0.5 + 0.7 + 1.0) / 3)
+    assert quantizer.negative.item() == pytest.approx((0.2 + 0.4) / 2)
     quantizer = TtqQuantizer(weight, TtqConfig(0.05, "one", "lsq"))
-    assert (float(quantizer.positive), float(quantizer.negative)) == (1.0, 1.0)
+    assert (quantizer.positive.item(), quantizer.negative.item()) == (1.0, 1.0)
     one_sided = TtqQuantizer(weight.abs(), TtqConfig(0.05, "mean", "lsq"))
-    assert float(one_sided.negative) == float(one_sided.positive)
+    assert one_sided.negative.item() == one_sided.positive.item()
 
 
 @pytest.mark.parametrize("side", ["positive", "negative"])

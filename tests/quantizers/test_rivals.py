@@ -204,5 +204,6 @@ def test_a_dead_filter_is_quantized_to_zero_or_one_level_and_nothing_breaks(vari
     assert torch.isfinite(hard).all()
     assert len(hard[2].unique()) == 1
     quantizer.check(weight.detach(), "conv")
-    if quantizer.coding != "binary" or variant.endswith("channel"):
+    # binary levels leave zero out, and the centres of k-means need not lie around it
+    if quantizer.coding != "binary" and variant != "quantization_networks-seven":
         assert not hard[2].any()

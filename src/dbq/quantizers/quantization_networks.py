@@ -55,7 +55,7 @@ def _over_blocks(w, beta, temperature, levels, thresholds, slopes: bool) -> Tens
 
 
 def k_means(values: Tensor, clusters: int) -> Tensor:
-    """Sorted centres (clusters,) of 1-D values by Lloyd's iteration, the best of three fixed starts (quantiles, equal steps, both mixed)."""
+    """Sorted centres (clusters,) of 1-D values by Lloyd's iteration: the best of three starts (quantiles, equal steps, their mean)."""
     values = values.flatten().double().sort().values
     sums = torch.cat([values.new_zeros(1), values.cumsum(0)])
     squares = torch.cat([values.new_zeros(1), values.square().cumsum(0)])
@@ -146,7 +146,7 @@ class QuantizationNetworksQuantizer(WeightQuantizer):
     @torch.no_grad()
     def check(self, weight: Tensor, layer: str) -> None:
         """As every quantizer, and a scale that is no longer positive."""
-        super().check(weight, layer)
         for name in ("alpha", "beta"):
             if getattr(self, name) <= 0:
                 raise DbqError(f"layer {layer}: the scale {name} is {float(getattr(self, name)):.3g}", "lower scale_learning_rate")
+        super().check(weight, layer)

@@ -22,6 +22,7 @@ class Together:
     """Quantizes the per-layer BranchQuantizers of a network at once; their forward passes then return what is ready.
 
     `attach` makes it part of the network's forward pass in training mode. Layers with scales per channel stay on their own.
+    Parameters that are replaced, not changed in place, after the first pass (`network.to(device)`) go unseen: attach again.
     """
 
     def __init__(self, quantizers: list[BranchQuantizer], weights: list[Tensor]):
@@ -53,33 +54,31 @@ class Together:
         parts = quantized.view(-1).split([count * self.length for count in self.counts])
         return [from_memory_order(part[: weight.numel()], weight) for part, weight in zip(parts, self.weights, strict=True)]
 
-    def before(self, network: nn.Module, inputs) -> None:
-        if network.training:
-            for quantizer, value in zip(self.quantizers, self.quantize(), strict=True):
-                quantizer.ready = value
-
-    def after(self, network: nn.Module, inputs, outputs) -> None:
-        for quantizer in self.quantizers:
-            quantizer.ready = None
-
 
 def attach(network: nn.Module) -> None:
     """Quantize the network's per-layer DBQ weights together at each of its forward passes in training mode."""
-    layers = [module.parametrizations.weight for module in network.modules() if parametrize.is_parametrized(module, "weight")]
-    layers = [layer for layer in layers if isinstance(layer[0], BranchQuantizer) and layer[0].config.scales == "layer"]
-    if len(layers) < 2:
+    if len(_layers(network)) > 1:
+        network.register_forward_pre_hook(_before)
+        network.register_forward_hook(_after, always_call=True)
+
+
+def _layers(network: nn.Module) -> list:
+    found = [module.parametrizations.weight for module in network.modules() if parametrize.is_parametrized(module, "weight")]
+    return [layer for layer in found if isinstance(layer[0], BranchQuantizer) and layer[0].config.scales == "layer"]
+
+
+@torch.compiler.disable
+def _before(network: nn.Module, inputs) -> None:
+    if not network.training:
         return
-    together: list[Together] = []  # made at the first pass: the network may move to another device or memory format until then
+    if not hasattr(network, "quantized_together"):  # now: the network may move to another device or memory format until its first pass
+        layers = _layers(network)
+        network.quantized_together = Together([layer[0] for layer in layers], [layer.original for layer in layers])
+    for quantizer, value in zip(network.quantized_together.quantizers, network.quantized_together.quantize(), strict=True):
+        quantizer.ready = value
 
-    def before(module, inputs):
-        if module.training:
-            if not together:
-                together.append(Together([layer[0] for layer in layers], [layer.original for layer in layers]))
-            together[0].before(module, inputs)
 
-    def after(module, inputs, outputs):
-        if together:
-            together[0].after(module, inputs, outputs)
-
-    network.register_forward_pre_hook(before)
-    network.register_forward_hook(after, always_call=True)
+@torch.compiler.disable
+def _after(network: nn.Module, inputs, outputs) -> None:
+    for quantizer in network.quantized_together.quantizers if hasattr(network, "quantized_together") else ():
+        quantizer.ready = None

@@ -21,8 +21,11 @@ INK, FAINT = "#333333", "#9a9a9a"
 BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"
 # the marker repeats what the colour says
 METHODS = {
-    "float": ("#6b6b6b", "D"), "uniform": (VERMILION, "s"), "DBQ 1T": (SKY, "^"), "DBQ 2T": (BLUE, "o"), "DBQ 3T": (GREEN, "v"),
+    "float": ("#6b6b6b", "D"), "uniform": (VERMILION, "s"), "SAWB": (VERMILION, "P"), "LSQ": (ORANGE, "X"), "TWN": (ORANGE, "<"),
+    "TTQ": (ORANGE, ">"), "LQ-Nets": (PURPLE, "p"), "QuantNets": (PURPLE, "h"),
+    "DBQ 1T": (SKY, "^"), "DBQ 2T": (BLUE, "o"), "DBQ 3T": (GREEN, "v"),
 }  # fmt: skip
+NAMES = {"twn": "TWN", "ttq": "TTQ", "lsq": "LSQ", "lq_nets": "LQ-Nets", "quantization_networks": "QuantNets", "sawb": "SAWB"}
 METRIC_LABELS = {
     "c_c": "computational cost $C_C$ [FA]", "c_s": "sparsity-aware computational cost $C_S$ [FA]",
     "c_r": "representational cost $C_R$ [bit]", "c_m": "model storage $C_M$ [bit]",
@@ -121,7 +124,7 @@ def message(text: str, title: str = "", smoke: bool = False) -> Drawing:
 
 def method_name(method: str, branches) -> str:
     """float, uniform or DBQ 2T: how a legend names a quantizer."""
-    return f"DBQ {int(branches)}T" if method == "dbq" else method
+    return f"DBQ {int(branches)}T" if method == "dbq" else NAMES.get(method, method)
 
 
 def short_key(key: str, network: str, dataset: str) -> str:

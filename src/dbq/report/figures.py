@@ -9,10 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from dbq.errors import DbqError
-from dbq.report import results
+from dbq.report import ablation_report, overhead_figures, results
+from dbq.report.ablation_report import ablation_plot
 from dbq.report.comparison_figures import accuracy_plot, pareto, pareto_front
 from dbq.report.cost_figures import cost_bars
 from dbq.report.drawing import Drawing, save
+from dbq.report.overhead_figures import overhead_bars
 from dbq.report.training_figures import training_curves, transfer_curve, weight_histogram
 
 __all__ = [
@@ -35,6 +37,8 @@ def write_figures(params: dict, metrics_folder, tables_folder, out_folder) -> No
     points = accuracy.merge(cost[["key", *results.COSTS]], on="key", how="inner", validate="one_to_one")
     for metric in results.COSTS:
         save(pareto(points, metric, titles, smoke), out / f"pareto_{metric}")
+    save(ablation_plot(ablation_report.table(metrics_folder), smoke), out / "ablations")
+    save(overhead_bars(overhead_figures.table(metrics_folder), smoke), out / "overhead")
     for name, figure in _figures_of_keys(params, metrics_folder, smoke, titles):
         save(figure, out / name)
 

@@ -9,6 +9,7 @@ from dbq.files import read_csv, write_text
 from dbq.report import results
 
 STAGES = ("prepare", "pretrain", "quantize", "engine")
+SINGLE = ("ablations", "overhead", "tables-and-figures")  # stages without keys
 LIMIT = 5_000_000  # bytes; larger files don't belong in git
 STYLE = """
 body {font: 16px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222}
@@ -38,9 +39,11 @@ def publish(params: dict, runs_folder, results_folder) -> None:
             _copy(runs / "notebooks" / f"{name}.ipynb", out / "reports" / f"{name}.ipynb", stage, key)
             shutil.copytree(runs / "metrics" / stage / key, out / "metrics" / stage / key)
             reports.append((stage, key, f"{name}.html", ""))
-    for folder, suffix in (("html", "html"), ("notebooks", "ipynb")):
-        name = f"tables-and-figures.{suffix}"
-        _copy(runs / folder / name, out / "reports" / name, "tables", "")
+    for stage in SINGLE:
+        for folder, suffix in (("html", "html"), ("notebooks", "ipynb")):
+            _copy(runs / folder / f"{stage}.{suffix}", out / "reports" / f"{stage}.{suffix}", "tables" if stage == SINGLE[-1] else stage, "")
+        if (runs / "metrics" / stage).is_dir():
+            shutil.copytree(runs / "metrics" / stage, out / "metrics" / stage)
     write_text(out / "reports" / "index.html", index(params["profile"], reports, out))
 
 
@@ -64,7 +67,8 @@ def index(profile: str, reports: list[tuple], out: Path) -> str:
         parts.append(
             "<p class='smoke'>SMOKE: tiny schedules on stand-in images. It shows that everything runs; its numbers are not evidence.</p>"
         )
-    parts.append("<p><a href='tables-and-figures.html'>All tables and figures as a report</a></p><h2>Reports by stage</h2>")
+    parts.append("<p><a href='tables-and-figures.html'>All tables and figures as a report</a>, <a href='ablations.html'>what decides the accuracy</a>, "
+        "<a href='overhead.html'>what training costs</a></p><h2>Reports by stage</h2>")
     for stage in STAGES:
         items = [
             f"<li><a href='{page}'>{html.escape(key)}</a></li>" if page else f"<li>{html.escape(key)}: not run ({html.escape(reason)})</li>"

@@ -1,6 +1,7 @@
 """Every table of a profile as CSV and Markdown, from result files only and over the declared keys only.
 
-write_tables() writes accuracy, cost, cost_readings, per_layer_cost (CSV), literature and datasets. Equal results give equal bytes.
+write_tables() writes accuracy, cost, cost_readings, per_layer_cost (CSV), ablations, overhead, literature
+and datasets. Equal results give equal bytes.
 """
 
 import statistics
@@ -11,7 +12,7 @@ import pandas as pd
 from dbq.config import lookup
 from dbq.errors import DbqError
 from dbq.files import read_csv, write_text
-from dbq.report import results
+from dbq.report import ablation_report, overhead_figures, results
 
 LITERATURE = "data/reference/literature.csv"
 ACCURACY_COLUMNS = [
@@ -42,6 +43,8 @@ def write_tables(params: dict, metrics_folder, out_folder, literature=LITERATURE
     write_table(cost_readings(params, metrics_folder), out / "cost_readings")
     write_text(out / "per_layer_cost.csv", to_csv(per_layer_cost(params, metrics_folder)))
     write_table(datasets(params, metrics_folder), out / "datasets")
+    write_table(ablation_report.table(metrics_folder), out / "ablations")
+    write_table(overhead_figures.table(metrics_folder), out / "overhead")
     write_table(published(literature), out / "literature")
 
 

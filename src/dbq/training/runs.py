@@ -59,20 +59,9 @@ def train_float(run: Pretrain, setting: Setting) -> Run:
     data = datasets.load(setting.data)
     torch.manual_seed(run.seed)
     network = networks.build(run.network, run.dataset_config.classes, run.dataset_config.form)
-    recipe = run.training
     if run.weights is not None:
         load_external(network, find_weights(run.weights.file), run.weights.sha256)
-        recipe = dataclasses.replace(recipe, epochs=0)
-    identity = {
-        "kind": "float",
-        "network": run.network,
-        "recipe": dataclasses.asdict(recipe),
-        "seed": run.seed,
-        **_identity(run.dataset_config, data),
-    }
-    if run.weights is not None:
-        identity["weights"] = run.weights.sha256
-    return _train(run, network, recipe, run.seed, identity, data, setting)
+    return _train(run, network, _float_recipe(run), run.seed, float_identity(run, data.manifest), data, setting)
 
 
 def train_quantized(experiment: Experiment, seed: int, float_state: dict[str, Tensor], setting: Setting, test: bool = True) -> Run:
@@ -84,13 +73,7 @@ def train_quantized(experiment: Experiment, seed: int, float_state: dict[str, Te
     images = calibration_images(data, experiment.activations.calibration_images, setting.device)
     network.to(setting.device)
     policy = policies.quantize(network, experiment, images)
-    identity = {
-        "kind": "quantized", "network": experiment.network, "method": experiment.method, "seed": seed,
-        "quantizer": dataclasses.asdict(experiment.quantizer), "activation_bits": experiment.activation_bits,
-        "activations": dataclasses.asdict(experiment.activations), "policy": dataclasses.asdict(experiment.policy),
-        "recipe": dataclasses.asdict(experiment.training), "float": tensors_digest(float_state),
-        **_identity(experiment.dataset_config, data),
-    }  # fmt: skip
+    identity = quantized_identity(experiment, seed, float_state, data.manifest)
     run = _train(experiment, network, experiment.training, seed, identity, data, setting, _teacher(experiment, float_state, setting), test)
     run.policy = policy
     return run
@@ -157,14 +140,43 @@ def describe_source(manifest: dict) -> str:
     return f"{manifest['source']} (stand-in)" if manifest["stand_in"] else manifest["source"]
 
 
-def _identity(config: DatasetConfig, data) -> dict:
-    return {"version": RECIPE_VERSION, "dataset": dataclasses.asdict(config), "data": data.manifest["content_sha256"]}
+def float_identity(run: Pretrain, manifest: dict) -> dict:
+    """Everything that decides the result of a float training; its fingerprint names the checkpoint."""
+    identity = {"kind": "float", "network": run.network, "recipe": dataclasses.asdict(_float_recipe(run)), "seed": run.seed}
+    if run.weights is not None:
+        identity["weights"] = run.weights.sha256
+    return identity | _data_identity(run.dataset_config, manifest)
+
+
+def quantized_identity(experiment: Experiment, seed: int, float_state: dict[str, Tensor], manifest: dict) -> dict:
+    """The same of a quantized training."""
+    return {
+        "kind": "quantized", "network": experiment.network, "method": experiment.method, "seed": seed,
+        "quantizer": dataclasses.asdict(experiment.quantizer), "activation_bits": experiment.activation_bits,
+        "activations": dataclasses.asdict(experiment.activations), "policy": dataclasses.asdict(experiment.policy),
+        "recipe": dataclasses.asdict(experiment.training), "float": tensors_digest(float_state),
+        **_data_identity(experiment.dataset_config, manifest),
+    }  # fmt: skip
+
+
+def _float_recipe(run: Pretrain) -> TrainingConfig:
+    """External weights are taken as they are: 0 epochs."""
+    return run.training if run.weights is None else dataclasses.replace(run.training, epochs=0)
+
+
+def checkpoint_of(entry: Pretrain | Experiment, seed: int, identity: dict, folder) -> Checkpoint:
+    """FOLDER/PROFILE/KEY/seed-S-FINGERPRINT.pt"""
+    return Checkpoint(Path(folder) / entry.profile / entry.key, seed, fingerprint(identity), entry.network)
+
+
+def _data_identity(config: DatasetConfig, manifest: dict) -> dict:
+    return {"version": RECIPE_VERSION, "dataset": dataclasses.asdict(config), "data": manifest["content_sha256"]}
 
 
 def _train(entry, network, recipe: TrainingConfig, seed, identity, data, setting: Setting, teacher=None, test=True) -> Run:
     network = network.to(setting.device, memory_format=torch.channels_last)
     manifest, splits = data.manifest, data.splits
-    checkpoint = Checkpoint(Path(setting.checkpoints) / entry.profile / entry.key, seed, fingerprint(identity), entry.network)
+    checkpoint = checkpoint_of(entry, seed, identity, setting.checkpoints)
     provenance = checkpoints.provenance(torch.device(setting.device), torch.get_num_threads(), describe_source(manifest))
     train = batches(splits["train"], manifest, recipe.batch_size, setting.device, entry.dataset_config.augment)
     validation = batches(splits["val"], manifest, EVALUATION_BATCH, setting.device)

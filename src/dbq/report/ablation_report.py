@@ -1,0 +1,62 @@
+"""The ablations as a table and a figure: validation top1 of each change beside what it changes."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from dbq.errors import DbqError
+from dbq.files import read_json
+from dbq.report.drawing import FAINT, METHODS, Drawing, message, method_name, styled
+
+COLUMNS = ["key", "base", "change", "branches", "epochs", "n", "val_top1", "delta_to_base", "soft_hard_gap", "zero_rate", "device", "label"]
+WHOLE = ("branches", "epochs", "n")
+
+
+def table(metrics_folder) -> pd.DataFrame:
+    """One row for each declared ablation; what was not run has n = 0 and the reason as its label."""
+    path = Path(metrics_folder) / "ablations" / "metrics.json"
+    if not path.is_file():
+        raise DbqError(f"{path}: no such file", "run `dvc repro ablations`")
+    value = read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("rows"), list):
+        raise DbqError(f"{path}: no rows", "run `dvc repro --force ablations`")
+    frame = pd.DataFrame([{name: row.get(name) for name in COLUMNS} for row in value["rows"]], columns=COLUMNS, dtype=object)
+    for name in COLUMNS:
+        if name in WHOLE:
+            frame[name] = frame[name].astype("Int64")
+        elif name in ("val_top1", "delta_to_base", "soft_hard_gap", "zero_rate"):
+            frame[name] = frame[name].astype(float)
+    return frame
+
+
+@styled
+def ablation_plot(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
+    """Validation top1 of each ablation that was run, grouped by the experiment that it changes; a line marks the reference."""
+    run = rows[rows.n > 0]
+    if run.empty:
+        return message("No ablation was run in this profile.", "Ablations", smoke)
+    bases = list(dict.fromkeys(run.base))
+    figure = Drawing(8.0, 0.9 + 0.26 * len(run) + 0.4 * len(bases) + (0.2 if smoke else 0), "Ablations: validation top1", smoke)
+    axes = figure.add_subplot()
+    room = max(float(run.val_top1.max() - run.val_top1.min()), 0.5)
+    axes.set_xlim(run.val_top1.min() - 0.08 * room, run.val_top1.max() + 0.25 * room)
+    position, ticks, names = 0.0, [], []
+    for base in bases:
+        axes.text(0.0, position, base, transform=axes.get_yaxis_transform(), fontweight="bold", va="center", fontsize=8.5)
+        group = run[run.base == base]
+        first = float(group.val_top1.iloc[0])
+        axes.plot([first, first], [position + 0.5, position + len(group) + 0.5], color=FAINT, linewidth=1)
+        for row in group.itertuples():
+            position += 1
+            colour, marker = METHODS.get(method_name("dbq", row.branches), METHODS["float"])
+            axes.plot(row.val_top1, position, marker, color=colour, markersize=5.5)
+            axes.annotate(f"{row.val_top1:.2f}", (row.val_top1, position), (8, 0), textcoords="offset points", va="center", fontsize=8)
+            ticks.append(position)
+            names.append(row.change)
+        position += 1.4
+    axes.set_yticks(ticks, names, fontsize=8)
+    axes.set_ylim(position - 0.6, -0.8)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("validation top1 [%], last epoch, one seed")
+    axes.tick_params(axis="y", length=0)
+    return figure

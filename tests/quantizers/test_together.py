@@ -1,0 +1,67 @@
+"""All layers in one call give what each layer gives alone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from dbq.quantizers import together
+from dbq.quantizers.dbq import BranchQuantizer
+from dbq.quantizers.settings import DbqConfig, TemperatureConfig
+
+
+def network(branches, forward, widths=(8, 16, 8)):
+    """Layers whose sizes have no long common divisor, so that rows are padded, and one in channels_last."""
+    torch.manual_seed(branches)
+    config = DbqConfig(branches, forward, TemperatureConfig("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
+    layers = [nn.Conv2d(3, widths[0], 3), nn.Conv2d(widths[0], widths[1], 3), nn.Conv2d(widths[1], widths[2], 1)]
+    result = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    for layer in layers:
+        parametrize.register_parametrization(layer, "weight", BranchQuantizer(layer.weight, config))
+    return result
+
+
+@pytest.mark.parametrize("forward", ["hard", "soft"])
+@pytest.mark.parametrize("branches", [1, 2, 3])
+@pytest.mark.parametrize("widths", [(8, 16, 8), (64, 64, 512)])
+def test_outputs_and_gradients_equal_those_of_single_layers(branches, forward, widths):
+    alone = network(branches, forward, widths)
+    attached = copy.deepcopy(alone)
+    together.attach(attached)
+    images = torch.randn(2, 3, 9, 9)
+    for model in (alone, attached):
+        model(images).square().sum().backward()
+    # soft weights are sums whose order may differ
+    assert torch.equal(alone(images), attached(images)) if forward == "hard" else torch.allclose(alone(images), attached(images), atol=1e-5)
+    for one, other in zip(alone.parameters(), attached.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-5 * float(one.grad.abs().max()))
+
+
+def test_nothing_stays_ready_after_the_forward_pass_even_if_it_fails():
+    model = network(2, "hard")
+    together.attach(model)
+    model(torch.randn(2, 3, 9, 9))
+    assert all(layer.parametrizations.weight[0].ready is None for layer in model)
+    with pytest.raises(RuntimeError):
+        model(torch.randn(2, 4, 9, 9))
+    assert all(layer.parametrizations.weight[0].ready is None for layer in model)
+    with torch.no_grad():
+        model[0].parametrizations.weight.original.mul_(-1)
+    again = model[0].weight  # not a stale value
+    assert torch.equal(again.detach(), model[0].parametrizations.weight[0](model[0].parametrizations.weight.original).detach())
+
+
+def test_a_copy_of_a_network_quantizes_its_own_weights():
+    model = network(1, "hard")
+    together.attach(model)
+    images = torch.randn(2, 3, 9, 9)
+    before = model(images)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in twin:
+            layer.parametrizations.weight.original.mul_(-1)
+    assert not torch.allclose(twin(images), before)
+    assert torch.equal(model(images), before)
+    assert twin.quantized_together.quantizers[0] is twin[0].parametrizations.weight[0]

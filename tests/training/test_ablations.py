@@ -1,0 +1,82 @@
+"""Ablations: one change to an experiment, judged on validation, and the test images out of reach."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from dbq import config, datasets
+from dbq.config import DatasetConfig
+from dbq.errors import DbqError
+from dbq.training import ablations, runs
+
+
+@pytest.fixture(scope="module")
+def tree():
+    tree = copy.deepcopy(config.read("params.yaml"))
+    tree["schedules"]["ablation"]["smoke"] |= {"epochs": 1, "bn_batches": 1}
+    tree["schedules"]["float"]["smoke"] |= {"epochs": 1, "bn_batches": 1, "warmup_epochs": 0}
+    tree["ablations"] = {key: tree["ablations"][key] for key in ("1t-base", "1t-temperature-10", "2t-base")}
+    return tree
+
+
+@pytest.fixture(scope="module")
+def data(tree, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    entry = DatasetConfig(**{**vars(config.dataset(tree, "smoke", "cifar10")), "validation": 1200})
+    datasets.prepare("cifar10", "smoke", entry, folder, log=lambda line: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def state(tree, data, tmp_path_factory):
+    setting = runs.Setting(data, tmp_path_factory.mktemp("float"), log=lambda line: None)
+    return runs.train_float(config.pretrain(tree, "smoke", "resnet20-cifar10"), setting).network.state_dict()
+
+
+def test_rows_say_what_was_changed_and_what_it_gave_without_the_test_images(tree, data, state, tmp_path):
+    for file in data.glob("test*"):  # whoever read them now would fail
+        file.rename(tmp_path / file.name)
+    try:
+        rows = ablations.run(tree, "smoke", state, runs.Setting(data, tmp_path, log=lambda line: None))
+    finally:
+        for file in tmp_path.glob("test*"):
+            file.rename(data / file.name)
+    by_key = {row["key"]: row for row in rows}
+    assert by_key["1t-temperature-10"]["change"] == "temperature schedule constant, start 10.0, end 10.0"
+    assert by_key["1t-base"]["delta_to_base"] == 0
+    assert by_key["1t-temperature-10"]["delta_to_base"] == pytest.approx(
+        by_key["1t-temperature-10"]["val_top1"] - by_key["1t-base"]["val_top1"]
+    )
+    assert by_key["2t-base"]["n"] == 0
+    assert by_key["2t-base"]["label"].startswith("not run")
+
+
+def test_an_unknown_base_or_key_is_an_error(tree):
+    wrong = copy.deepcopy(tree)
+    wrong["ablations"]["1t-base"]["base"] = "resnet21"
+    with pytest.raises(DbqError, match=r"no key experiments\.resnet21"):
+        config.ablation(wrong, "smoke", "1t-base")
+    wrong["ablations"]["1t-base"] = {**tree["ablations"]["1t-base"], "temprature": 3}
+    with pytest.raises(DbqError, match=r"ablations\.1t-base: unknown key temprature"):
+        config.ablation(wrong, "smoke", "1t-base")
+
+
+def test_training_ends_with_the_same_weights_whatever_the_test_images_are(tree, data, state, tmp_path):
+    """Proof that training never sees them: other test images, same bits."""
+    from dbq.training.checkpoints import tensors_digest
+
+    experiment = config.ablation(tree, "smoke", "1t-base")
+    digests = []
+    originals = {file: file.read_bytes() for file in data.glob("test*")}
+    assert originals
+    for turn in range(2):
+        if turn:
+            for file in originals:
+                array = np.load(file)
+                np.save(file, np.zeros_like(array))
+        setting = runs.Setting(data, tmp_path / str(turn), log=lambda line: None)
+        digests.append(tensors_digest(runs.train_quantized(experiment, 0, state, setting, test=False).network.state_dict()))
+    for file, content in originals.items():
+        file.write_bytes(content)
+    assert digests[0] == digests[1]

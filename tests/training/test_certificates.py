@@ -1,0 +1,69 @@
+"""Certificates hold for a sound network and are violated by each thing that they are for."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dbq import config, networks, policies
+from dbq.errors import DbqError
+from dbq.training import certificates
+from dbq.training.oscillation import Oscillation
+
+
+@pytest.fixture
+def run():
+    experiment = config.experiment(config.read("params.yaml"), "smoke", "resnet20-cifar10-dbq-2t")
+    torch.manual_seed(0)
+    network = networks.build("resnet20", 10, "32x32")
+    policy = policies.quantize(network, experiment, torch.randn(8, 3, 8, 8))
+    return SimpleNamespace(network=network.eval(), policy=policy, fit=SimpleNamespace(oscillating={}))
+
+
+def violated(run):
+    return {row["certificate"].split(":")[0] for row in certificates.certify(run, "dbq") if not row["holds"]}
+
+
+def test_a_sound_network_holds_all(run):
+    rows = certificates.certify(run, "dbq")
+    assert all(row["holds"] for row in rows)
+    assert any(row["certificate"].startswith("numerical") for row in rows)
+    certificates.demand(rows, "x")
+
+
+def first(run):
+    return next(policies.branch_quantizers(run.network))
+
+
+def test_each_violation_is_found_and_named(run):
+    name, quantizer, _ = first(run)
+    run.fit.oscillating = {name: 0.9, "fc": 1.0}
+    assert violated(run) == {"weights that oscillate in the last epoch"}
+    run.fit.oscillating = {}
+    run.policy.append(run.policy[0])
+    assert violated(run) == {"every layer once in the policy table"}
+    run.policy.pop()
+    with torch.no_grad():
+        quantizer.a[:, 1] = 0
+    found = violated(run)
+    assert "no dead or collapsed branch" in found
+    assert "smallest distance of neighbouring levels" in found
+    with pytest.raises(DbqError, match=f"experiments.x: violated: .*{name}"):
+        certificates.demand(certificates.certify(run, "dbq"), "x")
+
+
+def test_a_wrong_gradient_is_found(run, monkeypatch):
+    monkeypatch.setattr(certificates, "soft", lambda *values: 1.01 * torch.ones(()) * values[0])
+    assert "numerical against analytic gradient" in violated(run)
+
+
+def test_a_weight_that_returns_to_its_level_oscillates_and_one_that_moves_on_does_not(run):
+    oscillation = Oscillation(run.network)
+    name, quantizer, weight = first(run)
+    levels = quantizer.transfer(weight).levels / quantizer.g1
+    flat = weight.data.view(-1)
+    path = [(levels[0], levels[0]), (levels[1], levels[1]), (levels[0], levels[2])]
+    for back, onward in path:
+        flat[0], flat[1] = back, onward
+        oscillation.look()
+    assert oscillation.rates()[name] == pytest.approx(1 / flat.numel())
