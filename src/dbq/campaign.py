@@ -60,7 +60,9 @@ def plan(params: dict, profile: str) -> list[Task]:
 
 
 def resolve(params: dict, profile: str, task: Task) -> config.Pretrain | config.Experiment:
-    return {"pretrain": config.pretrain, "experiments": config.experiment, "ablations": config.ablation}[task.kind](params, profile, task.key)
+    return {"pretrain": config.pretrain, "experiments": config.experiment, "ablations": config.ablation}[task.kind](
+        params, profile, task.key
+    )
 
 
 class Standing:
@@ -138,14 +140,13 @@ class Campaign:
 
     def _ready(self, task: Task, tasks: list[Task], states: dict) -> bool:
         needed = [other for other in tasks if other.kind == "pretrain" and other.key == task.needs]
-        return (
-            all(self.standing.of(other)["state"] == "finished" for other in needed) and (task.key, task.seed) not in states
-        )
+        return all(self.standing.of(other)["state"] == "finished" for other in needed) and (task.key, task.seed) not in states
 
     def _start(self, task: Task, minutes: float) -> subprocess.Popen:
         dataset = resolve(self.standing.params, self.profile, task).dataset
         command = [
-            sys.executable, "-u", "-m", "dbq.training", task.key, "--profile", self.profile, "--params", self.params, "--device", self.device,
+            sys.executable, "-u", "-m", "dbq.training", task.key, "--profile", self.profile, "--params", self.params,
+            "--device", self.device,
             "--data", str(self.standing.data / self.profile / dataset), "--checkpoints", str(self.out), "--minutes", f"{minutes:.2f}",
             "--seed", str(task.seed), "--threads", str(max(1, (os.cpu_count() or 1) // self.parallel)),
         ]  # fmt: skip

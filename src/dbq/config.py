@@ -77,6 +77,21 @@ class CostConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    fixed_point_bits: int = setting(minimum=2, maximum=32)  # of the multipliers that stand for scales
+    accumulator_bits: int = setting(minimum=4, maximum=64)
+    checked_images: int = setting(minimum=1)  # whose activations are compared layer by layer
+    width_images: int = setting(minimum=1)  # validation images on which the smallest width is looked for
+    batch_size: int = setting(minimum=1)
+    top1_bound: float = setting(minimum=0.0)  # points of top1 that engine and training graph may differ
+
+
+@dataclass(frozen=True)
+class HardwareConfig:
+    measure: bool = setting()
+
+
+@dataclass(frozen=True)
 class ExternalWeights:
     file: str = setting()
     sha256: str = setting()
@@ -260,6 +275,14 @@ def cost(params: dict) -> CostConfig:
     return parse(CostConfig, lookup(params, "cost"), "cost")
 
 
+def engine(params: dict) -> EngineConfig:
+    return parse(EngineConfig, lookup(params, "engine"), "engine")
+
+
+def hardware(params: dict) -> HardwareConfig:
+    return parse(HardwareConfig, lookup(params, "hardware"), "hardware")
+
+
 def fingerprint(value) -> str:
     """Hex sha256 of everything that decides a training's result; checkpoints carry it."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
@@ -269,7 +292,10 @@ def fingerprint(value) -> str:
 def check(params: dict) -> None:
     """Parse every entry of params.yaml in every profile that it names."""
     check_profile(lookup(params, "profile"))
-    cost(params)
+    cost(params), engine(params), hardware(params)
+    for key, entry in lookup(params, "ablations").items():
+        for profile in parse(AblationEntry, entry, f"ablations.{key}").profiles:
+            ablation(params, check_profile(profile), key)
     for name, profiles in lookup(params, "datasets").items():
         for profile in profiles:
             if profiles[profile] is not None:

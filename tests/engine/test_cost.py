@@ -1,5 +1,6 @@
 """The cost model against independent counts, and metamorphic properties."""
 
+import itertools
 import math
 import os
 import subprocess
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dbq import networks
 from dbq.engine import cost
@@ -86,7 +88,9 @@ def shape_of(length, channels, per_filter=3):
 def ternary_layers(draw):
     length, channels, branches = draw(st.integers(1, 40)), draw(st.integers(1, 5)), draw(st.integers(1, 3))
     counts = draw(st.lists(st.integers(0, length), min_size=branches * channels, max_size=branches * channels))
-    return shape_of(length, channels), LayerWeights("ternary", 2, branches, np.array(counts).reshape(branches, channels), branches)
+    return shape_of(length, channels), LayerWeights(
+        "ternary", 2 * branches, branches, np.array(counts).reshape(branches, channels), branches
+    )
 
 
 def adders(shape, weights, reading="adder_only", bits=8, count_bias=False):
@@ -94,7 +98,8 @@ def adders(shape, weights, reading="adder_only", bits=8, count_bias=False):
 
 
 def with_nonzeros(weights, nonzeros):
-    return LayerWeights(weights.kind, weights.bits, len(nonzeros), np.asarray(nonzeros), weights.scales)
+    bits = weights.bits // weights.branches * len(nonzeros)
+    return LayerWeights(weights.kind, bits, len(nonzeros), np.asarray(nonzeros), weights.scales)
 
 
 @given(ternary_layers(), READINGS, st.booleans(), st.data())
@@ -152,7 +157,7 @@ def test_a_dense_plane_costs_what_the_dense_formula_says(length, branches, readi
 def test_ternary_layer_by_hand():
     """D = 5, 8-bit inputs, 2 branches with 5 and 2 non-zeros, 8-bit scales, 3 positions."""
     shape = shape_of(5, 1)
-    row = adders(shape, LayerWeights("ternary", 2, 2, np.array([[5], [2]]), 2))
+    row = adders(shape, LayerWeights("ternary", 4, 2, np.array([[5], [2]]), 2))
     first, second = 4 * (8 + 3), 1 * (8 + 1)
     scales = (8 + 1 + 3) * 8 + (8 + 1 + 1) * 8
     assert row["c_s"] == 3 * (first + second + scales + (8 + 1 + 3 + 8))
@@ -237,10 +242,102 @@ def test_ceil_log2_is_exact_beside_powers_of_two(power, offset):
 def test_an_empty_branch_costs_nothing_and_float_has_no_adders():
     shape = shape_of(5, 1)
     one = adders(shape, LayerWeights("ternary", 2, 1, np.array([[5]]), 1))
-    two = adders(shape, LayerWeights("ternary", 2, 2, np.array([[5], [0]]), 2))
+    two = adders(shape, LayerWeights("ternary", 4, 2, np.array([[5], [0]]), 2))
     assert one["c_s"] == two["c_s"]
     row = adders(shape, LayerWeights("float", 32, 0, np.array([[5]]), 0))
     assert row["c_c"] is None
     assert row["c_s"] is None
     with pytest.raises(DbqError, match="unknown kind"):
         adders(shape, LayerWeights("octal", 8, 1, np.array([[5]]), 1))
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_dot_products_times_their_length_are_torchs_multiply_adds(name):
+    network = networks.build(name, 10, "32x32").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 16, 16))
+    shapes = layer_shapes(network, (3, 16, 16))
+    products = sum(int(cost.dense_weights(shape, 8, 0).nonzeros.sum()) * (shape.outputs // shape.channels_out) for shape in shapes)
+    assert products == counter.get_total_flops() / 2
+
+
+def ripple_sum(values, width):
+    """Sum and number of full adders of a chain of ripple-carry adders of `width` bits, bit by bit."""
+    total, adders = values[0], 0
+    for value in values[1:]:
+        carry = result = 0
+        for bit in range(width):
+            a, b = total >> bit & 1, value >> bit & 1
+            result |= (a ^ b ^ carry) << bit
+            carry = (a & b) | (carry & (a ^ b))
+            adders += 1
+        total = result
+    return total, adders
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_a_ternary_sum_counts_the_full_adders_that_it_needs(length, bits):
+    """Brute force over all inputs: adders of Bx + ceil(log2 D) bits lose no magnitude; one bit less does where D is a power of two."""
+    width = bits + (length - 1).bit_length()
+    overflows = 0
+    for values in itertools.product(range(2**bits), repeat=length):
+        total, used = ripple_sum(values, width)
+        assert total == sum(values)
+        assert used == int(cost.ternary_adders(length, bits, "adder_only"))
+        overflows += ripple_sum(values, width - 1)[0] != sum(values)
+    if length in (2, 4):
+        assert overflows
+
+
+def product_by_cells(weight, value, weight_bits, activation_bits):
+    """Product and number of cells of an array multiplier: one cell for every pair of bits."""
+    cells = [(weight >> i & 1) * (value >> j & 1) << (i + j) for i in range(weight_bits) for j in range(activation_bits)]
+    return sum(cells), len(cells)
+
+
+@pytest.mark.parametrize(("weight_bits", "activation_bits", "length"), [(1, 1, 3), (1, 2, 2), (2, 1, 3), (2, 2, 2), (3, 2, 2), (2, 2, 3)])
+def test_a_fixed_point_sum_counts_the_cells_and_full_adders_that_it_needs(weight_bits, activation_bits, length):
+    """Brute force over all magnitudes: those of Bw-bit signed weights reach 2^(Bw-1), hence Bw + Bx + ceil(log2 D) - 1 bits of a sum."""
+    width = weight_bits + activation_bits + (length - 1).bit_length() - 1
+    pairs = list(itertools.product(range(2 ** (weight_bits - 1) + 1), range(2**activation_bits)))
+    for chosen in itertools.product(pairs, repeat=length):
+        products = [product_by_cells(weight, value, weight_bits, activation_bits) for weight, value in chosen]
+        total, used = ripple_sum([product for product, _ in products], width)
+        assert total == sum(weight * value for weight, value in chosen)
+        counted = used + sum(cells for _, cells in products)
+        assert counted == int(cost.fixed_point_adders(length, weight_bits, activation_bits))
+
+
+@given(st.integers(1, 60), st.integers(1, 4), READINGS, st.booleans())
+@settings(deadline=None, max_examples=50)
+def test_binary_planes_cost_the_adders_of_dense_ternary_ones_and_half_of_the_storage(length, branches, reading, count_bias):
+    shape = shape_of(length, 4)
+    dense = cost.dense_weights(shape, 2, branches)
+    binary = LayerWeights("binary", branches, branches, dense.nonzeros, dense.scales)
+    one, other = (adders(shape, weights, reading, 8, count_bias) for weights in (binary, dense))
+    assert (one["c_c"], one["c_s"]) == (other["c_c"], other["c_s"])
+    assert one["c_s"] == one["c_c"]
+    scales = 8 * dense.scales
+    assert 2 * (one["c_m"] - scales) == other["c_m"] - scales
+    with pytest.raises(DbqError, match="layer layer: non-zeros"):
+        adders(shape, LayerWeights("binary", branches, branches, dense.nonzeros - 1, dense.scales))
+
+
+@given(ternary_layers(), READINGS, st.data())
+@settings(deadline=None, max_examples=50)
+def test_layers_are_added_in_any_order(layer, reading, data):
+    shape, weights = layer
+    others = [(shape, cost.dense_weights(shape, 8, 0), 8), (shape, weights, 4), (shape, cost.dense_weights(shape, 2, 1), 8)]
+    shuffled = data.draw(st.permutations(others))
+    whole = cost.network_cost(others, reading, False, 8)
+    assert whole == cost.network_cost(shuffled, reading, False, 8)
+    parts = [cost.network_cost([other], reading, False, 8) for other in others]
+    assert whole == {name: sum(part[name] for part in parts) for name in whole}
+
+
+def test_storage_follows_the_bits_of_the_method():
+    """Two planes with one non-zero a weight, as in TTQ, need 2 bits a weight in all."""
+    shape = shape_of(5, 1)
+    row = adders(shape, LayerWeights("ternary", 2, 2, np.array([[3], [2]]), 2))
+    assert row["c_m"] == 5 * 2 + 2 * 8

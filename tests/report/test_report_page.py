@@ -25,10 +25,10 @@ def folders(tmp_path, tree, request):
     write_tables(tree, metrics, out / "tables", request.config.rootpath / LITERATURE)
     (out / "figures").mkdir()
     (out / "figures" / "accuracy.svg").write_text("<svg/>")
-    names = [f"{path.parent.name}-{path.name}" for path in metrics.glob("*/*") if path.name != NOT_RUN]
+    names = [f"{path.parent.name}-{path.name}" for path in metrics.glob("*/*") if path.is_dir() and path.name != NOT_RUN]
     for folder, ending in (("html", "html"), ("notebooks", "ipynb")):
         (runs / folder).mkdir()
-        for name in [*names, "tables-and-figures"]:
+        for name in [*names, *index.SINGLE]:
             (runs / folder / f"{name}.{ending}").write_text(name)
     return runs, out
 

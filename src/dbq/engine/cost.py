@@ -6,7 +6,8 @@ prints the totals of any network without training it, in 2 s.
 
 Fixed point is the formula of C. Sakr's evaluation code (SIBLING): D*Bw*Bx products and (D-1)*(Bx+Bw+ceil(log2 D)-1) for their sum.
 The ternary engine is an ASSUMPTION: per branch (D-1)*(Bx+ceil(log2 D)), one multiplication of the branch's sum by its scale, and the
-addition of the scaled sums. A branch without non-zeros costs nothing, its scale multiplication included.
+addition of the scaled sums. A branch without non-zeros costs nothing, its scale multiplication included. Binary planes ({-1, 1}) run on the
+same engine: they have no zeros to leave out, and are stored in 1 bit a weight and plane.
 
 A counted bias is one more product in fixed point (D + 1, SIBLING), also of a filter that is all zero. In the ternary engine it is one
 more addition at the width of the scaled sum, or at Bx bits where all branches of the filter are empty (ASSUMPTION).
@@ -22,14 +23,15 @@ from dbq.errors import DbqError, main_with_errors
 from dbq.networks.count import LayerShape
 
 READINGS = ("adder_only", "two_bit_multiplier")
-TERNARY_BITS = 2  # storage of a ternary weight
+TERNARY_BITS = 2  # of a ternary weight as a factor
+PLANES = ("ternary", "binary")  # kinds of weights that are summed plane by plane
 FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """kind: fixed_point, ternary or float. bits: of a fixed-point weight. nonzeros (max(1, branches), channels_out): non-zero weights of
-    each filter and branch. scales: number of stored scales."""
+    """kind: fixed_point, ternary, binary or float. bits: storage of one weight, all planes together; of a fixed-point weight also its width
+    as a factor. nonzeros (max(1, branches), channels_out): non-zero weights of each filter and branch. scales: number of stored scales."""
 
     kind: str
     bits: int
@@ -96,18 +98,18 @@ def layer_cost(shape: LayerShape, weights: LayerWeights, activation_bits: int, r
     _check_reading(reading)
     per_filter = shape.outputs // shape.channels_out
     biases = shape.channels_out if count_bias else 0
-    bits = {"float": FLOAT_BITS, "fixed_point": weights.bits, "ternary": TERNARY_BITS * max(1, weights.branches)}.get(weights.kind)
-    if bits is None:
-        raise DbqError(f"layer {shape.name}: unknown kind of weights {weights.kind!r}", "it is fixed_point, ternary or float")
-    storage = bits * (shape.weights + biases)
+    if weights.kind not in ("float", "fixed_point", *PLANES):
+        raise DbqError(f"layer {shape.name}: unknown kind of weights {weights.kind!r}", "it is fixed_point, ternary, binary or float")
+    storage = weights.bits * (shape.weights + biases)
     row = {"c_c": None, "c_s": None, "c_r": storage + activation_bits * shape.inputs, "c_m": storage + scale_bits * weights.scales}
     if weights.kind == "float":
         return row
     nonzeros = np.asarray(weights.nonzeros, np.int64)
-    expected = (max(1, weights.branches) if weights.kind == "ternary" else 1, shape.channels_out)
-    if nonzeros.shape != expected or nonzeros.min() < 0 or nonzeros.max() > shape.length:
+    expected = (max(1, weights.branches) if weights.kind in PLANES else 1, shape.channels_out)
+    smallest = shape.length if weights.kind == "binary" else 0
+    if nonzeros.shape != expected or nonzeros.min() < smallest or nonzeros.max() > shape.length:
         found = f"{nonzeros.shape} from {nonzeros.min(initial=shape.length)} to {nonzeros.max(initial=0)}"
-        raise DbqError(f"layer {shape.name}: non-zeros {found}", f"pass counts {expected} from 0 to {shape.length}")
+        raise DbqError(f"layer {shape.name}: non-zeros {found}", f"pass counts {expected} from {smallest} to {shape.length}")
     dense = np.full_like(nonzeros, shape.length)
     for name, lengths in (("c_c", dense), ("c_s", nonzeros)):
         adders = dot_product_adders(lengths, weights, activation_bits, reading, count_bias, scale_bits)
@@ -135,7 +137,8 @@ def readings(layers: list, scale_bits: int) -> list[dict]:
 def dense_weights(shape: LayerShape, bits: int, branches: int) -> LayerWeights:
     """Weights without a zero: fixed point of this width, or `branches` ternary planes."""
     nonzeros = np.full((max(1, branches), shape.channels_out), shape.length)
-    return LayerWeights("ternary" if branches else "fixed_point", bits, branches, nonzeros, max(1, branches))
+    storage = TERNARY_BITS * branches if branches else bits
+    return LayerWeights("ternary" if branches else "fixed_point", storage, branches, nonzeros, max(1, branches))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -62,7 +62,7 @@ def check_accumulators(operation: ops.DotProducts, low: int, high: int, observe:
     if limit is not None and signed_bits(low, high) > limit:
         raise DbqError(
             f"layer {operation.layer}: accumulators from {low} to {high} overflow {limit} bits",
-            f"set engine.accumulator_bits to at least {signed_bits(low, high)} for these images, {operation.accumulator_bits} for any image",
+            f"set engine.accumulator_bits to at least {signed_bits(low, high)} for these images, {operation.accumulator_bits} for all",
         )
     if observe is not None:
         seen = observe.get(operation.layer, (low, high))

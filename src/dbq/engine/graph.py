@@ -69,7 +69,9 @@ def trace(network: nn.Module, image_shape: tuple[int, int, int]) -> Graph:
     try:
         graph = _Tracer().trace(network)
     except (fx.proxy.TraceError, TypeError) as error:
-        raise DbqError(f"{type(network).__name__}: torch.fx can't trace it ({error})", "write its forward pass without data-dependent branches") from None
+        raise DbqError(
+            f"{type(network).__name__}: torch.fx can't trace it ({error})", "write its forward pass without data-dependent branches"
+        ) from None
     traced = fx.GraphModule(network, graph)
     shapes = _Shapes(traced)
     with torch.no_grad():

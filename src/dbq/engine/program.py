@@ -7,9 +7,9 @@ leave (interval arithmetic over the trained weights), so that the width of every
 
 Quantize is the only operation that sees a real number. Values come in three kinds:
 - activations: integers on the grid of an activation quantizer, lsb = its step;
-- streams: sums, concatenations and layer outputs that the training graph leaves unquantized (residual streams, bottlenecks). All values that
-  are added or concatenated with one another share one lsb: the finest step that reads them divided by 2^max(fixed_point_bits -
-  activation bits, 0). A stream is as wide as its worst case needs; it never saturates;
+- streams: sums, concatenations and layer outputs that the training graph leaves unquantized (residual streams, bottlenecks). All values
+  that are added or concatenated with one another share one lsb (streams.py). A stream is as wide as its worst case needs; it never
+  saturates;
 - logits: integers with one common lsb, so that the largest integer decides the class.
 
 Rounding is to the nearest integer, ties to even, everywhere. Saturation happens in one place only, where an activation's grid ends
@@ -212,5 +212,7 @@ class Program:
                 operations.append(kind(**fields))
             except TypeError as error:
                 raise DbqError(f"operation {index} ({plain['kind']}): {error}", "write the program again with to_plain") from None
-        values = {name: Value(value["lsb"], value["low"], value["high"], tuple(value["shape"])) for name, value in description["values"].items()}
+        values = {
+            name: Value(value["lsb"], value["low"], value["high"], tuple(value["shape"])) for name, value in description["values"].items()
+        }
         return cls(operations, values, tuple(description["image_shape"]), description["logits"], description["fixed_point_bits"])

@@ -8,15 +8,14 @@ from torch import nn
 
 from dbq import policies
 from dbq.config import CostConfig, Experiment
-from dbq.engine import cost
+from dbq.engine import cost, fixed_point, fold
 from dbq.engine.cost import LayerWeights
 from dbq.errors import DbqError
 from dbq.files import write_csv, write_json
 from dbq.networks.count import LayerShape, layer_shapes, macs
-from dbq.quantizers.dbq import BranchQuantizer
 from dbq.training import checkpoints, runs
 
-LAYER_COLUMNS = ["layer", "kind", "c_c", "c_s", "c_r", "c_m", "nonzeros", "weights"]
+LAYER_COLUMNS = ["layer", "kind", "c_c", "c_s", "c_r", "c_m", "nonzeros", "weights", "accumulator_bits"]
 
 
 @dataclass
@@ -43,22 +42,16 @@ def load(experiment: Experiment, model) -> Loaded:
 
 @torch.no_grad()
 def check_planes(network: nn.Module) -> list[dict]:
-    """Assert weight == sum of scaled planes exactly for each layer of branches; return scales and zero rates."""
+    """Assert weight == sum of scaled planes, but for float rounding, for each layer of planes; return scales and zero rates."""
     rows = []
-    for name, quantizer, weight in policies.branch_quantizers(network):
-        parts = quantizer.decompose(weight)
-        hard = network.get_submodule(name).weight.flatten(1)
-        scales = parts.scales if len(parts.scales) > 1 else parts.scales.expand(len(hard), -1)
-        total = sum(scales[:, j, None] * plane for j, plane in enumerate(parts.planes))
-        error = float((total - hard).abs().max() / hard.abs().max())
-        # g2 * (a_1 P_1 + a_2 P_2) and (g2 a_1) P_1 + (g2 a_2) P_2 may differ by float rounding, never by a level
-        if error > 1e-5:
-            raise DbqError(
-                f"layer {name}: the planes differ from the hard weights by {error:.2g}", "the model file is damaged; train it again"
-            )
+    for name, quantizer, _ in policies.weight_quantizers(network):
+        if quantizer.coding not in cost.PLANES:
+            continue
+        parts = fold.take_apart(network.get_submodule(name), name)
         rows.append({
-            "layer": name, "scales": [round(value, 5) for value in parts.scales.mean(0).tolist()],
-            "zero_rate_per_branch": [round(float((plane == 0).float().mean()), 4) for plane in parts.planes], "largest_difference": error,
+            "layer": name, "scales": [round(value, 5) for value in parts.scales.mean(1).tolist()],
+            "zero_rate_per_branch": [round(float((plane == 0).mean()), 4) for plane in parts.planes],
+            "largest_difference": parts.largest_difference,
         })  # fmt: skip
     return rows
 
@@ -67,14 +60,24 @@ def check_planes(network: nn.Module) -> list[dict]:
 def layer_weights(network: nn.Module, shape: LayerShape) -> LayerWeights:
     """The counted form of one layer's weights: non-zeros of every filter (and branch)."""
     layer = network.get_submodule(shape.name)
-    quantizer = layer.parametrizations.weight[0] if hasattr(layer, "parametrizations") else None
-    nonzeros = (layer.weight != 0).flatten(1).sum(1)[None].cpu().numpy()
+    quantizer = fold.quantizer_of(layer)
     if quantizer is None:
-        return LayerWeights("float", 32, 0, nonzeros, 0)
-    if isinstance(quantizer, BranchQuantizer):
-        planes = quantizer.decompose(layer.parametrizations.weight.original).planes
-        return LayerWeights("ternary", 2, len(planes), (planes != 0).sum(2).cpu().numpy(), quantizer.a.numel())
-    return LayerWeights("fixed_point", quantizer.bits, 1, nonzeros, 1)
+        nonzeros = (layer.weight != 0).flatten(1).sum(1)[None].cpu().numpy()
+        return LayerWeights("float", cost.FLOAT_BITS, 0, nonzeros, 0)
+    parts = fold.take_apart(layer, shape.name)
+    branches = len(parts.planes) if parts.coding in cost.PLANES else 0
+    return LayerWeights(parts.coding, quantizer.storage_bits, branches, (parts.planes != 0).sum(2), parts.stored_scales)
+
+
+def accumulator_bits(network: nn.Module, layer: str, width: int) -> int | None:
+    """Bits of the accumulators that no inputs of `width` bits can overflow; None where weights or activations are float."""
+    module = network.get_submodule(layer)
+    if fold.quantizer_of(module) is None or width >= cost.FLOAT_BITS:
+        return None
+    own = getattr(module, "input_quantizer", None)
+    largest = own.largest if own is not None else 2**width - 1  # what a ReLU's quantizer gives is unsigned
+    low = -largest if own is not None and own.signed else 0
+    return fixed_point.accumulator_bits(fold.take_apart(module, layer).planes, low, largest)
 
 
 def count(experiment: Experiment, loaded: Loaded, config: CostConfig) -> Counted:
@@ -87,7 +90,10 @@ def count(experiment: Experiment, loaded: Loaded, config: CostConfig) -> Counted
     for shape, weight, width in triples:
         row = cost.layer_cost(shape, weight, width, config.reading, config.count_bias, config.scale_bits)
         nonzeros = int(weight.nonzeros.sum())
-        layers.append({"layer": shape.name, "kind": shape.kind, **row, "nonzeros": nonzeros, "weights": shape.weights})
+        layers.append({
+            "layer": shape.name, "kind": shape.kind, **row, "nonzeros": nonzeros, "weights": shape.weights,
+            "accumulator_bits": accumulator_bits(loaded.network, shape.name, width),
+        })  # fmt: skip
     rows = cost.readings(triples, config.scale_bits)
     for row in rows:
         row["main"] = row["reading"] == config.reading and row["count_bias"] == config.count_bias

@@ -9,7 +9,7 @@ from dbq.files import read_csv, write_text
 from dbq.report import results
 
 STAGES = ("prepare", "pretrain", "quantize", "engine")
-SINGLE = ("ablations", "overhead", "tables-and-figures")  # stages without keys
+SINGLE = ("ablations", "overhead", "hardware", "tables-and-figures")  # stages without keys
 LIMIT = 5_000_000  # bytes; larger files don't belong in git
 STYLE = """
 body {font: 16px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222}
@@ -41,7 +41,9 @@ def publish(params: dict, runs_folder, results_folder) -> None:
             reports.append((stage, key, f"{name}.html", ""))
     for stage in SINGLE:
         for folder, suffix in (("html", "html"), ("notebooks", "ipynb")):
-            _copy(runs / folder / f"{stage}.{suffix}", out / "reports" / f"{stage}.{suffix}", "tables" if stage == SINGLE[-1] else stage, "")
+            _copy(
+                runs / folder / f"{stage}.{suffix}", out / "reports" / f"{stage}.{suffix}", "tables" if stage == SINGLE[-1] else stage, ""
+            )
         if (runs / "metrics" / stage).is_dir():
             shutil.copytree(runs / "metrics" / stage, out / "metrics" / stage)
     write_text(out / "reports" / "index.html", index(params["profile"], reports, out))
@@ -67,8 +69,12 @@ def index(profile: str, reports: list[tuple], out: Path) -> str:
         parts.append(
             "<p class='smoke'>SMOKE: tiny schedules on stand-in images. It shows that everything runs; its numbers are not evidence.</p>"
         )
-    parts.append("<p><a href='tables-and-figures.html'>All tables and figures as a report</a>, <a href='ablations.html'>what decides the accuracy</a>, "
-        "<a href='overhead.html'>what training costs</a></p><h2>Reports by stage</h2>")
+    parts.append(
+        "<p><a href='tables-and-figures.html'>All tables and figures as a report</a>, "
+        "<a href='ablations.html'>what decides the accuracy</a>, "
+        "<a href='overhead.html'>what training costs</a>, "
+        "<a href='hardware.html'>counted against synthesised</a></p><h2>Reports by stage</h2>"
+    )
     for stage in STAGES:
         items = [
             f"<li><a href='{page}'>{html.escape(key)}</a></li>" if page else f"<li>{html.escape(key)}: not run ({html.escape(reason)})</li>"

@@ -92,6 +92,14 @@ def main_reading(cost: dict, params: dict) -> dict:
     return chosen
 
 
+def engine(metrics_folder, key: str) -> dict:
+    """engine.json of an experiment: what the integer engine's replay of the test set gave."""
+    path = Path(metrics_folder) / "engine" / key / "engine.json"
+    value = _read_of_stage(path, "engine", key)
+    _has(value, ("images", "top1_engine", "disagreeing", "unexplained", "smallest_width"), path, "engine", key)
+    return value
+
+
 def history(metrics_folder, stage: str, key: str) -> pd.DataFrame:
     """Epochs of all seeds; no rows for external weights. What a method doesn't have (temperature, soft-hard gap) is NaN."""
     frame = _read_frame(metrics_folder, stage, key, "history.csv", _HISTORY_COLUMNS)

@@ -21,12 +21,13 @@ ACCURACY_COLUMNS = [
 ]  # fmt: skip
 COST_COLUMNS = [
     "key", "network", "dataset", "method", "branches", "weight_bits", "activation_bits", "macs", "reading", "count_bias",
-    *results.COSTS, "label",
+    *results.COSTS, "engine_top1", "engine_images", "engine_disagreeing", "engine_unexplained", "smallest_multiplier_bits", "label",
 ]  # fmt: skip
 DATASET_COLUMNS = ["key", "source", "label", "md5_identical", "classes", "image_size", "train", "val", "test", "licence"]
 UNITS = {"c_c": "FA", "c_s": "FA", "c_r": "bit", "c_m": "bit"}
 _INTEGERS = {
     "branches", "weight_bits", "activation_bits", "epochs", "n", "macs", *results.COSTS,
+    "engine_images", "engine_disagreeing", "engine_unexplained", "smallest_multiplier_bits",
     "nonzeros", "weights", "classes", "image_size", "train", "val", "test",
 }  # fmt: skip
 
@@ -96,8 +97,15 @@ def cost(params: dict, metrics_folder) -> pd.DataFrame:
             rows.append(_not_run_row(params, "engine", key, value["reason"]))
             continue
         label = results.read_result(metrics_folder, "quantize", key).get("label")
-        rows.append({**value, **results.main_reading(value, params), "label": label})
+        rows.append({**value, **results.main_reading(value, params), "label": label, **_engine_columns(metrics_folder, key)})
     return _frame(rows, COST_COLUMNS)
+
+
+def _engine_columns(metrics_folder, key: str) -> dict:
+    """What the integer engine's replay says: its top1 on the test set, images of another class, integers that nothing explains."""
+    value = results.engine(metrics_folder, key)
+    columns = {f"engine_{name}": value[name] for name in ("images", "disagreeing", "unexplained")}
+    return {"engine_top1": value["top1_engine"], "smallest_multiplier_bits": value["smallest_width"], **columns}
 
 
 def cost_readings(params: dict, metrics_folder) -> pd.DataFrame:
@@ -184,6 +192,6 @@ def _frame(rows: list[dict], columns: list[str], integers=frozenset(_INTEGERS)) 
     for column in columns:
         if column in integers:
             frame[column] = frame[column].astype("Int64")
-        elif column in ("top1_mean", "top1_std", "zero_rate", "val_top1_mean", "delta_to_float"):
+        elif column in ("top1_mean", "top1_std", "zero_rate", "val_top1_mean", "delta_to_float", "engine_top1"):
             frame[column] = frame[column].astype(float)
     return frame

@@ -19,7 +19,9 @@ def certify(run: Run, method: str) -> list[dict]:
     """One row a certificate, of the layer where it is worst: value, limit (None: reported, not judged), holds."""
     layers = list(method_quantizers(run.network, method))
     rows = [_row("layers left to the method", "all", len(layers), None, bool(layers))]
-    rows.append(_row("every layer once in the policy table", "all", len(run.policy), None, len({r.layer for r in run.policy}) == len(run.policy)))
+    rows.append(
+        _row("every layer once in the policy table", "all", len(run.policy), None, len({r.layer for r in run.policy}) == len(run.policy))
+    )
     measures = [
         ("numerical against analytic gradient", _gradient_error, GRADIENT_ERROR),
         ("distance of soft from hard weights", _gap, None if not _trains_soft(layers) else SOFT_GAP),
@@ -39,7 +41,9 @@ def certify(run: Run, method: str) -> list[dict]:
 
 def demand(rows: list[dict], key: str) -> None:
     """Raise DbqError naming each violated certificate."""
-    violated = [f"{row['certificate']} (layer {row['layer']}: {row['value']:.3g}, limit {row['limit']})" for row in rows if not row["holds"]]
+    violated = [
+        f"{row['certificate']} (layer {row['layer']}: {row['value']:.3g}, limit {row['limit']})" for row in rows if not row["holds"]
+    ]
     if violated:
         raise DbqError(f"experiments.{key}: violated: {'; '.join(violated)}", "lower learning_rate or scale_learning_rate, or train longer")
 

@@ -1,0 +1,19 @@
+"""The ternary dot-product engine (TDPE) as hardware: generated SystemVerilog, simulated, synthesised, its full adders counted.
+
+    python -m dbq.engine.hardware generate --length 64 --activation-bits 8 --branches 2
+    python -m dbq.engine.hardware measure --out data/reference/hardware.csv
+
+The tools (Icarus Verilog, Yosys) are optional: `measurements` reads the committed table where they are absent.
+"""
+
+from dbq.engine.hardware.counts import counted, tree_adders
+from dbq.engine.hardware.design import Computed, Design, evaluate
+from dbq.engine.hardware.measure import REASONS, measurements
+from dbq.engine.hardware.simulation import mismatches, simulate, simulate_flags
+from dbq.engine.hardware.synthesis import Synthesised, synthesise
+from dbq.engine.hardware.verilog import generate
+
+__all__ = [
+    "REASONS", "Computed", "Design", "Synthesised", "counted", "evaluate", "generate", "measurements", "mismatches", "simulate",
+    "simulate_flags", "synthesise", "tree_adders",
+]  # fmt: skip

@@ -1,0 +1,49 @@
+"""The optional tools: Icarus Verilog simulates, Yosys synthesises. Nothing else of the project needs them."""
+
+import re
+import shutil
+import subprocess
+from functools import cache
+
+from dbq.errors import DbqError
+
+# command: (what it is for, Debian package, arguments that print the version)
+TOOLS = {"iverilog": ("simulation", "iverilog", ["-V"]), "vvp": ("simulation", "iverilog", ["-V"]), "yosys": ("synthesis", "yosys", ["-V"])}
+
+
+def missing() -> list[str]:
+    """The commands that are not on the PATH."""
+    return [name for name in TOOLS if shutil.which(name) is None]
+
+
+def find(name: str) -> str:
+    """Path of a tool; DbqError where it is not installed."""
+    path = shutil.which(name)
+    if path is None:
+        purpose, package, _ = TOOLS[name]
+        raise DbqError(
+            f"{name} is not installed, and {purpose} of the hardware needs it", f"`apt-get install {package}` or your system's package"
+        )
+    return path
+
+
+@cache
+def version(name: str) -> str:
+    """The number that the tool prints, for example 11.0."""
+    _, _, arguments = TOOLS[name]
+    printed = subprocess.run([find(name), *arguments], capture_output=True, text=True, check=False)
+    number = re.search(r"\d+(?:\.\d+)+", printed.stdout + printed.stderr)
+    return number[0] if number else "unknown"
+
+
+def run(name: str, arguments: list[str], folder, timeout: float = 3600) -> str:
+    """Standard output of a tool that ran in a folder; DbqError with its first complaint when it failed."""
+    try:
+        done = subprocess.run([find(name), *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        raise DbqError(f"{name} ran longer than {timeout:.0f} s", "use fewer vectors or a shorter dot product") from None
+    if done.returncode:
+        lines = (done.stderr + done.stdout).splitlines()
+        complaint = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")
+        raise DbqError(f"{name} failed: {complaint}", f"check the generated text with another version of {name} (this is {version(name)})")
+    return done.stdout

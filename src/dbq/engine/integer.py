@@ -1,0 +1,177 @@
+"""Replay a trained quantized network in integers, and find how wide its fixed-point constants have to be.
+
+    network = replay.load(experiment, model).network
+    agreement = integer.replay(network, batches)              # every layer of every image beside the training graph
+    width, table = integer.smallest_width(network, batches)   # of the multipliers, for the same top-1
+
+From an image's quantized pixels to its logits every number is an integer (program.py); which integers, and how float constants become
+integers, is written in fold.py and fixed_point.py.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dbq.engine import fixed_point
+from dbq.engine.agreement import Comparison, SiteAgreement
+from dbq.engine.compile import Compiled, EngineSettings, compile_network
+from dbq.engine.program import Program
+from dbq.errors import DbqError
+
+WIDTHS = tuple(range(2, 17))
+
+
+@dataclass
+class Agreement:
+    """top1 in percent. disagreeing: positions of the images whose class differs. logit_difference: the largest difference of a logit over
+    the range of the training graph's logits. sites: in forward order. accumulators: per layer, bits in the worst case and as observed."""
+
+    images: int
+    fixed_point_bits: int
+    top1_graph: float
+    top1_engine: float
+    disagreeing: list[int]
+    logit_difference: float
+    sites: list[SiteAgreement]
+    accumulators: list[dict]
+
+    @property
+    def unexplained(self) -> int:
+        """Integers that neither float rounding nor the rounding of constants explains: 0 in a correct engine."""
+        return sum(site.unexplained for site in self.sites)
+
+
+def image_shape(batches) -> tuple[int, int, int]:
+    return tuple(next(iter(batches.in_order()))[0].shape[1:])
+
+
+def replay(
+    network: nn.Module,
+    batches,
+    settings: EngineSettings | None = None,
+    checked: int | None = None,
+    compiled: Compiled | None = None,
+    program: Program | None = None,
+) -> Agreement:
+    """Run the engine and the training graph on every batch of `batches.in_order()` and compare their classes, activations and logits.
+
+    checked: compare the activations of the first batches that hold so many images only (None: of all); it takes three times as long as the
+    classes alone. compiled: of compile_network, to save its time. program: another program to hold against the graph, e.g. one read
+    from a file. Raises DbqError as compile_network and Program.run do, and where this machine's float convolutions don't give the exact
+    integers.
+    """
+    if compiled is None:
+        compiled = compile_network(network, image_shape(batches), settings)
+    program = program or compiled.program
+    comparison, observed = Comparison(compiled, program), {}
+    graph_logits, engine_logits, labels = [], [], []
+    for images, targets in batches.in_order():
+        if not labels:
+            check_exact(program, images[:1])
+        if checked is None or sum(map(len, labels)) < checked:
+            logits, integers = program.run(images, observe=observed, keep=True)
+            graph = comparison.compare(images, integers)
+        else:
+            logits = program.run(images, observe=observed)
+            with torch.no_grad():
+                graph = network(images)
+        graph_logits.append(graph.cpu().double())
+        engine_logits.append(logits)
+        labels.append(targets.cpu())
+    graph, engine, truth = torch.cat(graph_logits), torch.cat(engine_logits), torch.cat(labels)
+    difference = (engine.double() * program.scale - graph).abs().max() / (graph.max() - graph.min())
+    return Agreement(
+        len(truth), program.fixed_point_bits, _top1(graph, truth), _top1(engine, truth),
+        (graph.argmax(1) != engine.argmax(1)).nonzero().flatten().tolist(), float(difference),
+        list(comparison.sites.values()), accumulators(program, observed),
+    )  # fmt: skip
+
+
+def _top1(logits: Tensor, labels: Tensor) -> float:
+    return 100.0 * float((logits.argmax(1) == labels).sum()) / len(labels)
+
+
+def accumulators(program: Program, observed: dict[str, tuple[int, int]]) -> list[dict]:
+    """Per layer: bits in the worst case, and those that the observed sums need."""
+    rows = []
+    for operation in program.dot_products():
+        bits = fixed_point.signed_bits(*observed[operation.layer])
+        rows.append({"layer": operation.layer, "worst_case_bits": operation.accumulator_bits, "observed_bits": bits})
+    return rows
+
+
+def check_exact(program: Program, images: Tensor) -> None:
+    """Raise DbqError unless the fast arithmetic gives the integers of int64 arithmetic for these images, in every value."""
+    _, fast = program.run(images, keep=True)
+    _, exact = program.run(images, exact=True, keep=True)
+    for name, integers in exact.items():
+        if not torch.equal(fast[name].long(), integers):
+            raise DbqError(
+                f"{name}: this machine's floating-point convolutions don't give exact integers",
+                "run the program with exact=True; look for settings that lower the precision of float32",
+            )
+
+
+def top1(program: Program, batches) -> float:
+    """Percent of correct classes of the engine."""
+    logits, labels = zip(*((program.run(images), targets.cpu()) for images, targets in batches.in_order()), strict=True)
+    return _top1(torch.cat(logits), torch.cat(labels))
+
+
+@torch.no_grad()
+def width_table(network: nn.Module, batches, widths: Iterable[int] = WIDTHS, settings: EngineSettings | None = None) -> list[dict]:
+    """For each width of the multipliers: fixed_point_bits, top1 of the engine and of the training graph, and images of another class."""
+    shape, pairs = image_shape(batches), []
+    for images, targets in batches.in_order():
+        pairs.append((network(images).argmax(1).cpu(), targets.cpu()))
+    graph, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
+    top1_graph = 100.0 * float((graph == labels).sum()) / len(labels)
+    rows = []
+    for width in widths:
+        program = compile_network(network, shape, replace(settings or EngineSettings(), fixed_point_bits=width)).program
+        engine = torch.cat([program.run(images).argmax(1) for images, _ in batches.in_order()])
+        rows.append({
+            "fixed_point_bits": width, "top1": 100.0 * float((engine == labels).sum()) / len(labels), "top1_graph": top1_graph,
+            "disagreeing": int((engine != graph).sum()),
+        })  # fmt: skip
+    return rows
+
+
+def smallest_width(
+    network: nn.Module, batches, tolerance: float = 0.0, widths: Iterable[int] = WIDTHS, settings: EngineSettings | None = None
+) -> tuple[int, list[dict]]:
+    """The smallest width from which on every wider one of `widths` keeps top-1 within `tolerance` points of the training graph's or better.
+
+    Choose it on validation images. Returns the width and the table of all widths. Raises DbqError if even the widest loses more.
+    """
+    table = width_table(network, batches, sorted(widths), settings)
+    found = None
+    for row in reversed(table):
+        if row["top1"] < row["top1_graph"] - tolerance - 1e-9:
+            break
+        found = row["fixed_point_bits"]
+    if found is None:
+        row = table[-1]
+        top1s = f"{row['top1']:.2f} %, the training graph {row['top1_graph']:.2f} %"
+        raise DbqError(
+            f"engine.fixed_point_bits: {row['fixed_point_bits']} bits give {top1s}",
+            "try wider ones, or a larger tolerance",
+        )
+    return found, table
+
+
+def interleaved_speed(runs: dict[str, Callable[[Tensor], object]], images: Tensor, repeats: int = 9) -> dict[str, float]:
+    """Images per second of several ways to run the same images, taken in turns so that a busy machine slows all of them; medians."""
+    seconds = {name: [] for name in runs}
+    with torch.inference_mode():
+        for turn in range(repeats + 1):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run(images)
+                if turn:  # the first turn prepares
+                    seconds[name].append(time.perf_counter() - start)
+    return {name: len(images) / statistics.median(times) for name, times in seconds.items()}
