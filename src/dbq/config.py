@@ -92,6 +92,15 @@ class HardwareConfig:
 
 
 @dataclass(frozen=True)
+class OverheadConfig:
+    networks: list[str] = setting()
+    methods: list[str] = setting()  # names of dbq.benchmark.subjects
+    batch_size: int = setting(minimum=2)
+    steps: int = setting(minimum=2)  # timed ones of each method
+    memory: bool = setting()  # on a CPU: a process for each method
+
+
+@dataclass(frozen=True)
 class ExternalWeights:
     file: str = setting()
     sha256: str = setting()
@@ -283,6 +292,11 @@ def hardware(params: dict) -> HardwareConfig:
     return parse(HardwareConfig, lookup(params, "hardware"), "hardware")
 
 
+def overhead(params: dict, profile: str) -> OverheadConfig:
+    where = f"overhead.{check_profile(profile)}"
+    return parse(OverheadConfig, lookup(params, "overhead", profile), where)
+
+
 def fingerprint(value) -> str:
     """Hex sha256 of everything that decides a training's result; checkpoints carry it."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
@@ -293,9 +307,8 @@ def check(params: dict) -> None:
     """Parse every entry of params.yaml in every profile that it names."""
     check_profile(lookup(params, "profile"))
     cost(params), engine(params), hardware(params)
-    for key, entry in lookup(params, "ablations").items():
-        for profile in parse(AblationEntry, entry, f"ablations.{key}").profiles:
-            ablation(params, check_profile(profile), key)
+    for profile in lookup(params, "overhead"):
+        overhead(params, profile)
     for name, profiles in lookup(params, "datasets").items():
         for profile in profiles:
             if profiles[profile] is not None:
@@ -309,3 +322,6 @@ def check(params: dict) -> None:
                         f"experiments.{key}.profiles: {profile} has no float network {resolved.pretrain_key}",
                         f"add {profile} to pretrain.{resolved.pretrain_key}.profiles",
                     )
+    for key, entry in lookup(params, "ablations").items():
+        for profile in parse(AblationEntry, entry, f"ablations.{key}").profiles:
+            ablation(params, check_profile(profile), key)

@@ -109,7 +109,7 @@ def test_a_published_number_needs_a_label_and_a_source(tmp_path, row):
 def test_equal_results_give_equal_bytes(tmp_path, tree, written):
     tables.write_tables(tree, tmp_path / "metrics", tmp_path / "again", LITERATURE)
     files = sorted(path.name for path in written.iterdir())
-    assert len(files) == 11
+    assert len(files) == 15
     assert all((written / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in files)
 
 
@@ -163,3 +163,22 @@ def test_markdown_can_be_read_back(rows):
         assert cells[0].replace("\0", "|") == name
         assert cells[1] == "-" if count is None else int(cells[1].replace(",", "")) == count
         assert cells[2] == "-" if share is None else math.isclose(float(cells[2]), share, abs_tol=0.00501)
+
+
+def test_ablations_keep_what_was_not_run_and_say_what_is_wrong(tmp_path, tree):
+    from dbq.report import ablation_report
+
+    metrics = report_tree.runs(tmp_path, tree)
+    table = ablation_report.table(metrics)
+    assert list(table.n) == [1, 1, 0]
+    assert table.label.iloc[2].startswith("not run")
+    assert table.delta_to_base.isna().tolist() == [False, False, True]
+    (metrics / "ablations" / "metrics.json").write_text("{}")
+    with pytest.raises(DbqError, match=r"ablations.metrics\.json: no rows -> run `dvc repro --force ablations`"):
+        ablation_report.table(metrics)
+
+
+def test_the_cost_table_says_what_the_integer_engine_gave(written):
+    frame = pd.read_csv(written / "cost.csv").set_index("key")
+    row = frame.loc["resnet20-cifar10-dbq-2t"]
+    assert (row.engine_top1, row.engine_images, row.engine_disagreeing, row.engine_unexplained) == (90.0, 397, 0, 0)

@@ -1,0 +1,132 @@
+"""What is measured: the quantizers by name, and a network of a name that is ready for a training step."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dbq import activations, config, networks, policies
+from dbq.benchmark import libraries
+from dbq.config import Experiment
+from dbq.errors import DbqError
+from dbq.quantizers.settings import METHODS
+from dbq.schema import parse
+from dbq.training import optimiser
+
+TEMPLATE = "resnet20-cifar10-dbq-2t"  # the experiment whose data set, schedule and activations all subjects share
+POLICY = "standard"
+CLASSES, IMAGE_SIZE = 10, 32
+CALIBRATION_IMAGES = 64
+UNFITTED = {"initial": "largest"}  # a step takes as long from any scales, and the fit would take longer than the steps
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A quantizer of dbq.quantizers with these settings, or the same quantizer as a library builds it.
+
+    Without a method the weights stay in float: with 8-bit activations that is what the activations alone cost.
+    """
+
+    method: str | None
+    settings: dict
+    library: str | None = None
+
+
+SUBJECTS = {
+    "float": Subject(None, {}),
+    "dbq-1t": Subject("dbq", {"branches": 1, **UNFITTED}),
+    "dbq-2t": Subject("dbq", {"branches": 2, **UNFITTED}),
+    "dbq-3t": Subject("dbq", {"branches": 3, **UNFITTED}),
+    "uniform-8": Subject("uniform", {"bits": 8}),
+    "twn": Subject("twn", {}),
+    "ttq": Subject("ttq", {}),
+    "lsq-2": Subject("lsq", {"bits": 2, "levels": "symmetric"}),
+    "lsq-4": Subject("lsq", {"bits": 4, "levels": "full"}),
+    "lq-nets-2": Subject("lq_nets", {"branches": 2}),
+    "quantization-networks": Subject("quantization_networks", {}),
+    "sawb-4": Subject("sawb", {"bits": 4}),
+    "brevitas-uniform-8": Subject("uniform", {"bits": 8}, "brevitas"),
+    "brevitas-lsq-2": Subject("lsq", {"bits": 2, "levels": "symmetric"}, "brevitas"),
+    "brevitas-lsq-4": Subject("lsq", {"bits": 4, "levels": "full"}, "brevitas"),
+    "torchao-uniform-8": Subject("uniform", {"bits": 8}, "torchao"),
+}
+
+
+def check_names(network_names: list[str], method_names: list[str]) -> None:
+    """Raise DbqError for an unknown or a repeated name, and for none."""
+    for key, names, known in (("networks", network_names, networks.NAMES), ("methods", method_names, SUBJECTS)):
+        for name in names:
+            if name not in known:
+                raise DbqError(f"overhead.{key}: unknown value {name!r}", f"choose from {', '.join(known)}")
+        if not names or len(set(names)) != len(names):
+            raise DbqError(f"overhead.{key}: {names}", "name at least one, each once")
+
+
+def experiment(params: dict, profile: str, network: str, name: str, activation_bits: int) -> Experiment:
+    """The experiment that the subject `name` stands for, on the 32x32 form of the network."""
+    template, subject = config.experiment(params, profile, TEMPLATE), SUBJECTS[name]
+    changes = {}
+    if subject.method is not None:
+        base = config.lookup(params, "quantizers", subject.method)
+        settings = parse(METHODS[subject.method], {**base, **subject.settings}, f"quantizers.{subject.method}")
+        policy = parse(config.PolicyConfig, config.lookup(params, "policies", POLICY), f"policies.{POLICY}")
+        changes = {"method": subject.method, "quantizer": settings, "policy": policy}
+    return dataclasses.replace(template, key=f"{network}-{name}", network=network, activation_bits=activation_bits, **changes)
+
+
+class Trainee:
+    """A network in training mode with its optimiser; calling it does one whole training step."""
+
+    def __init__(self, network: nn.Module, recipe, images: Tensor, labels: Tensor):
+        self.network = network.train()
+        self.optimiser = optimiser.build(network, recipe)
+        self.quantizers = [quantizer for _, quantizer, _ in policies.weight_quantizers(network)]
+        self.images, self.labels = images, labels
+
+    def __call__(self) -> None:
+        for quantizer in self.quantizers:
+            quantizer.advance(0.5, 0)
+        loss = functional.cross_entropy(self.network(self.images), self.labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+
+
+def random_batch(batch_size: int, device: str, size: int = IMAGE_SIZE, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, size, size) and labels (N,): what they show makes no difference to the time of a step."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch_size, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
+    return images.to(device), torch.randint(0, classes, (batch_size,), generator=generator).to(device)
+
+
+def float_trainee(entry: Experiment, images: Tensor, labels: Tensor) -> Trainee:
+    """The float network of an experiment."""
+    return Trainee(_float_network(entry, images), entry.training, images, labels)
+
+
+def quantized_trainee(entry: Experiment, images: Tensor, labels: Tensor) -> Trainee:
+    """The network of an experiment with its quantizers inserted."""
+    network = _float_network(entry, images)
+    policies.quantize(network, entry, images[:CALIBRATION_IMAGES])
+    return Trainee(network, entry.training, images, labels)
+
+
+def trainee(name: str, entry: Experiment, images: Tensor, labels: Tensor) -> Trainee:
+    """The subject `name`, whose experiment is `entry`."""
+    subject = SUBJECTS[name]
+    if subject.library is None and subject.method is not None:
+        return quantized_trainee(entry, images, labels)
+    network = _float_network(entry, images)
+    if subject.library is not None:
+        network = libraries.quantize(network, entry, tuple(images.shape[1:])).to(images.device, memory_format=torch.channels_last)
+    elif entry.activation_bits < 32:
+        activations.insert(network, entry.activation_bits, entry.activations, images[:CALIBRATION_IMAGES])
+    return Trainee(network, entry.training, images, labels)
+
+
+def _float_network(entry: Experiment, images: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    network = networks.build(entry.network, entry.dataset_config.classes, entry.dataset_config.form)
+    return network.to(images.device, memory_format=torch.channels_last)

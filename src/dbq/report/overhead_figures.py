@@ -1,0 +1,140 @@
+"""The training overhead as a table and a figure: time of a step and peak memory of every quantizer, as ratios to the float network."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from dbq.errors import DbqError
+from dbq.files import read_json
+from dbq.report.drawing import FAINT, INK, METHODS, NAMES, VERMILION, Drawing, message, method_name, styled
+from dbq.report.results import NOT_RUN
+
+COLUMNS = [
+    "network", "method", "branches", "weight_bits", "activation_bits", "batch_size", "steps", "step_ratio_median",
+    "step_ratio_q1", "step_ratio_q3", "memory_ratio", "device", "threads", "torch", "status",
+]  # fmt: skip
+RATIOS = ["step_ratio_q1", "step_ratio_median", "step_ratio_q3"]
+WHOLE = ["branches", "weight_bits", "activation_bits", "batch_size", "steps", "threads"]
+TARGET = 1.05
+TITLE = "Training overhead: time of a step as a ratio to float"
+
+
+def table(metrics_folder) -> pd.DataFrame:
+    """What the stage `overhead` left in METRICS/overhead."""
+    return read(Path(metrics_folder) / "overhead")
+
+
+def read(folder) -> pd.DataFrame:
+    """FOLDER/overhead.csv with ratios as numbers; a row that was not measured has NaN and a status that says why. No rows where not run.
+
+    Raises DbqError, naming the file, for a missing or torn file, a measured row without its ratio, and quartiles out of order.
+    """
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        raise DbqError(f"{path}: no such file", "run `dvc repro overhead`")
+    value = read_json(path)
+    if isinstance(value, dict) and value.get("status") == NOT_RUN:
+        return pd.DataFrame(columns=COLUMNS)
+    path = Path(folder) / "overhead.csv"
+    try:
+        frame = pd.read_csv(path)
+    except FileNotFoundError:
+        raise DbqError(f"{path}: no such file", "run `dvc repro overhead`") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise _odd(path, f"not valid CSV ({error})") from None
+    missing = [name for name in COLUMNS if name not in frame]
+    if missing:
+        raise _odd(path, f"no column {', '.join(missing)}")
+    frame = frame[COLUMNS]
+    try:
+        numbers = frame[[*RATIOS, "memory_ratio", *WHOLE]].apply(pd.to_numeric)
+    except (ValueError, TypeError) as error:
+        raise _odd(path, str(error)) from None
+    frame[numbers.columns] = numbers
+    _check(frame, path)
+    return frame
+
+
+def _check(frame: pd.DataFrame, path: Path) -> None:
+    for row in frame.itertuples():
+        name = f"{row.method} on {row.network}"
+        quartiles = [getattr(row, column) for column in RATIOS]
+        if str(row.status).startswith(NOT_RUN):
+            if not all(pd.isna(number) for number in (*quartiles, row.memory_ratio)):
+                raise _odd(path, f"{name} was not run and has numbers")
+        elif not 0 < quartiles[0] <= quartiles[1] <= quartiles[2] < float("inf"):
+            raise _odd(path, f"{name} has no quartiles in ascending order")
+        elif not (pd.isna(row.memory_ratio) or 0 < row.memory_ratio < float("inf")):
+            raise _odd(path, f"{name} has the memory ratio {row.memory_ratio}")
+
+
+def _odd(path: Path, problem: str) -> DbqError:
+    return DbqError(f"{path}: {problem}", "run `dvc repro --force overhead`")
+
+
+@styled
+def overhead_bars(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
+    """Bars from 1.0 (the float step) to each method's median ratio, whiskers at the quartiles, a panel per network.
+
+    Pale: float activations, so the weight quantizers alone; full colour: quantized activations too. A second line marks TARGET.
+    """
+    run = rows[rows.step_ratio_median.notna()]
+    if run.empty:
+        return message("No overhead was measured in this profile.", TITLE, smoke)
+    networks = list(dict.fromkeys(rows.network))
+    methods = {network: list(dict.fromkeys(rows[rows.network == network].method)) for network in networks}
+    most = max(map(len, methods.values()))
+    first = run.iloc[0]
+    count = int(first.threads)
+    threads = f", {count} thread{'s' * (count != 1)}" if first.device == "cpu" else ""
+    note = (
+        f"{first.device}{threads}, batch {int(first.batch_size)}, {int(first.steps)} steps of each; whiskers: quartiles; "
+        f"lines: 1.0 and {TARGET}; pale: float activations" + ("; memory: ratio of the peaks" if run.memory_ratio.notna().any() else "")
+    )
+    figure = Drawing(max(7.5, 5.2 * len(networks)), 1.4 + 0.42 * most + 0.2 * smoke, TITLE, smoke, note)
+    for axes, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
+        _panel(axes, rows[rows.network == network], methods[network])
+        axes.set_title(network)
+    return figure
+
+
+def _panel(axes, rows: pd.DataFrame, methods: list[str]) -> None:
+    run = rows[rows.step_ratio_median.notna()]
+    low, high = min(0.98, run.step_ratio_q1.min()), max(TARGET, run.step_ratio_q3.max())
+    room = high - low
+    axes.set_xlim(low - 0.03 * room, high + 0.5 * room)
+    for position, method in enumerate(methods):
+        own = rows[rows.method == method]
+        measured = own[own.step_ratio_median.notna()]
+        if measured.empty:
+            text = str(own.status.iloc[0]).partition(" (")[0]
+            axes.text(high + 0.5 * room, position, text, ha="right", va="center", fontsize=7, color=FAINT, style="italic", zorder=4)
+            continue
+        for row in measured.itertuples():
+            pale = row.activation_bits == 32
+            _bar(axes, row, position + (0 if len(measured) == 1 else -0.2 if pale else 0.2), pale)
+    axes.axvline(1.0, color=INK, linewidth=0.9, zorder=3)
+    axes.axvline(TARGET, color=VERMILION, linewidth=0.9, linestyle="--", zorder=3)
+    axes.set_yticks(range(len(methods)), methods, fontsize=8)
+    axes.set_ylim(len(methods) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("step time / float step time")
+
+
+def _bar(axes, row, position: float, pale: bool) -> None:
+    colour = METHODS.get(_legend_name(row.method, row.branches), METHODS["float"])[0]
+    median = row.step_ratio_median
+    spread = [[median - row.step_ratio_q1], [row.step_ratio_q3 - median]]
+    axes.barh(position, median - 1, left=1, height=0.36, color=colour, alpha=0.4 if pale else 1.0)
+    axes.errorbar(median, position, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+    memory = "" if pd.isna(row.memory_ratio) else f"  memory {row.memory_ratio:.2f}"
+    place = (max(row.step_ratio_q3, 1.0), position)
+    axes.annotate(f"{median:.2f}{memory}", place, (5, 0), textcoords="offset points", va="center", fontsize=6.5)
+
+
+def _legend_name(subject: str, branches) -> str:
+    """The method's name in every figure: `lsq-2` and `brevitas-lsq-2` are LSQ, `dbq-2t` is DBQ 2T."""
+    method = re.sub(r"-\d+t?$", "", subject).removeprefix("brevitas-").replace("-", "_")
+    return method_name(method, branches) if method in NAMES or method == "dbq" else method
