@@ -57,7 +57,7 @@ def settle(network: nn.Module, size=8) -> None:
         norm.momentum = None
     network.train()
     for seed in (2, 3):
-        network(images(32, max(size, 16), seed))
+        network(images(16, size, seed))
     network.eval()
 
 

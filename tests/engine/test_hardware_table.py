@@ -47,7 +47,8 @@ def test_counted_columns_are_those_of_the_cost_model(rows):
 
 
 def test_every_simulated_dot_product_was_right(rows):
-    assert all(row["mismatches"] == 0 and row["simulated_dot_products"] >= 10_000 for row in rows)
+    assert all(row["mismatches"] == 0 for row in rows)
+    assert all(row["simulated_dot_products"] >= (10_000 if row["kind"] == "port" else 1_000) for row in rows)
 
 
 def test_the_adder_only_reading_is_true_of_a_chain_and_the_tree_formula_of_a_tree(rows):

@@ -92,6 +92,15 @@ def test_zeros_vanish_and_constants_never_cost_more():
 
 
 @synthesiser
+@pytest.mark.parametrize("structure", ["chain", "tree"])
+@pytest.mark.parametrize("plane", [[1, 1], [1, -1], [-1, -1], [0, 1, 0, -1]])
+def test_two_known_signs_leave_three_of_five_adders(plane, structure):
+    # the carry-in is a constant, and so are both bits above the four of the activations
+    found = synthesise(Design(len(plane), 4, 1, structure=structure, planes=np.array([plane])), gates=False)
+    assert found.full_adders - found.scale_full_adders == 3
+
+
+@synthesiser
 def test_the_scale_multiplication_has_a_row_less_than_counted():
     for branches in (1, 2):
         design = Design(9, 8, branches)
@@ -109,4 +118,4 @@ def test_a_fresh_measurement(tmp_path):
     assert f"Yosys {tools.version('yosys')}" in source and "in this run" in source
     assert rows == measure_all(cases, 20, jobs=2)
     assert {(row["kind"], row["structure"]) for row in rows} == {(k, s) for k in ("port", "constant") for s in ("chain", "tree")}
-    assert all(row["mismatches"] == 0 and row["simulated_dot_products"] == 20 for row in rows)
+    assert all(row["mismatches"] == 0 and row["simulated_dot_products"] == {"port": 20, "constant": 2}[row["kind"]] for row in rows)

@@ -45,7 +45,7 @@ def test_requantization_in_float64_is_that_of_the_integers(total, multiplier, bi
     assert int(scaled.round()) == exact
 
 
-@given(st.lists(st.lists(FACTORS, min_size=3, max_size=3), min_size=1, max_size=3), st.integers(2, 32))
+@given(st.lists(st.lists(FACTORS, min_size=3, max_size=3), min_size=1, max_size=3), st.integers(2, 24))
 @settings(deadline=None, max_examples=50)
 def test_mantissas_are_normalised_and_near(factors, bits):
     factors = np.array(factors)
@@ -99,7 +99,7 @@ def test_containers_hold_their_largest_integer(dtype):
     assert int(torch.tensor(limit + 1).to(dtype)) != limit + 1
 
 
-@pytest.mark.parametrize("bits", [1, 33, 0, 8.0, "8", True])
+@pytest.mark.parametrize("bits", [1, 25, 0, 8.0, "8", True])
 def test_a_width_that_cannot_be_used_names_its_key(bits):
     with pytest.raises(DbqError, match=r"engine\.fixed_point_bits"):
         fixed_point.check_bits(bits)

@@ -81,6 +81,7 @@ def project(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"))
     everything = ["prepare@cifar10", "pretrain@resnet20-cifar10"]
     everything += [f"{stage}@{key}" for stage in ("quantize", "engine") for key in (A, B)] + ["tables", "report"]
+    everything += ["ablations", "hardware", "overhead"]
     assert project.repro() == sorted(everything)
     return project
 
@@ -91,7 +92,7 @@ def test_a_second_run_runs_nothing(project):
 
 def test_editing_an_experiment_runs_its_stages_and_the_tables(project):
     project.params["experiments"][A]["activation_bits"] = 6
-    assert project.repro() == sorted([f"quantize@{A}", f"engine@{A}", "tables", "report"])
+    assert project.repro() == sorted([f"quantize@{A}", f"engine@{A}", "ablations", "tables", "report"])  # its ablations start from it
 
 
 def test_adding_an_experiment_in_front_and_reordering_run_nothing_else(project):

@@ -24,7 +24,7 @@ from dbq.errors import DbqError
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """fixed_point_bits: width of the multipliers' magnitudes (2 to 32). accumulator_bits: width of every accumulator; None: each layer's
+    """fixed_point_bits: width of the multipliers' magnitudes (2 to 24). accumulator_bits: width of every accumulator; None: each layer's
     worst case. overflow: `worst_case` refuses a network that some input could overflow, `observed` watches the images that are run."""
 
     fixed_point_bits: int = 16

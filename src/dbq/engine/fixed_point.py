@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dbq.errors import DbqError
 
-BITS = (2, 32)  # smallest and largest width of a mantissa
+BITS = (2, 24)  # smallest and largest width of a mantissa: the float32 scales of the training graph have 24 bits themselves
 LARGEST_SHIFT = 61  # of an int64
 
 
@@ -58,7 +58,7 @@ def round_shift(values: Tensor, shifts: Tensor) -> Tensor:
 
 def signed_bits(low: int, high: int) -> int:
     """Bits of the narrowest two's complement integer that holds every value from low to high."""
-    return max(int(high).bit_length(), int(-low - 1).bit_length() if low < 0 else 0) + 1
+    return max(int(max(high, 0)).bit_length(), int(-low - 1).bit_length() if low < 0 else 0) + 1
 
 
 def unsigned_aware_bits(low: int, high: int) -> int:

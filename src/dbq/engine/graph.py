@@ -21,8 +21,7 @@ MOVE_METHODS = {"view", "reshape", "transpose", "contiguous", "chunk", "flatten"
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module, name):
-        parts = (*LAYERS, *RELUS, ActivationQuantizer)
-        return super().is_leaf_module(module, name) or isinstance(module, parts) or not any(isinstance(p, parts) for p in module.modules())
+        return super().is_leaf_module(module, name) or isinstance(module, (*LAYERS, ActivationQuantizer, PadShortcut))
 
 
 @dataclass

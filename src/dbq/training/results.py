@@ -95,7 +95,9 @@ def weight_histograms(network, method: str) -> list[dict]:
         edge = float(inputs.abs().max().clamp_min(levels.max())) * 1.02
         edges = torch.linspace(-edge, edge, BINS + 1)
         counts = torch.histc(inputs, BINS, -edge, edge)
-        level_counts = torch.bincount(torch.bucketize(inputs.contiguous(), shown.thresholds.cpu(), right=True).flatten(), minlength=len(levels))
+        level_counts = torch.bincount(
+            torch.bucketize(inputs.contiguous(), shown.thresholds.cpu(), right=True).flatten(), minlength=len(levels)
+        )
         layers.append({
             "name": name, "edges": edges.tolist(), "counts": counts.int().tolist(), "levels": levels.tolist(),
             "thresholds": shown.thresholds.tolist(), "level_counts": level_counts.tolist(),

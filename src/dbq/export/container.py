@@ -1,0 +1,164 @@
+"""KEY.safetensors: a Program with packed integers, which runs without the network, its weights or the code that trained them.
+
+    exported = container.read("KEY.safetensors")
+    logits = exported.program.run(images)      # uint8 (N, 3, H, W), or normalised floats
+
+Tensors (packing.py says how integers lie in the bytes; `tensors` in the metadata gives the code of each):
+- LAYER.planes.J: plane J of a layer's weights: 2 bits a weight (ternary), 1 bit (binary), or fixed-point weights at their width;
+- LAYER.scales (G, B) float32: the scales of the planes, G = 1 or the number of filters, as the hard weights have them;
+- LAYER.multipliers, LAYER.bias, LAYER.shifts: scale, batch norm and step of the activations as the fixed-point constants of the engine;
+- NAME.table, NAME.channels: quantized pixels, and the order of channels.
+
+The first two are the model storage C_M with 32-bit scales, no bias counted, each plane rounded up to whole bytes. Beside them a file
+holds the engine's constants and the header. The header is 8 bytes of length, then JSON: for each tensor its place, and under
+`__metadata__` the one entry `dbq`, again JSON: format, version, experiment, network, seed, policy table, provenance, recorded top-1,
+the Program's operations and values, and the sha256 of all of this and of the tensors. One entry, because safetensors writes several in
+any order, and equal models must give equal bytes. The sum finds damage; it doesn't sign: who changes a file on purpose can write a new one.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from dbq.engine.program import Program
+from dbq.errors import DbqError
+from dbq.export import packing
+from dbq.export.packing import Code
+from dbq.files import write_atomically
+
+FORMAT, VERSION = "dbq", 1
+ENTRY = "dbq"  # of the safetensors metadata
+SCALE_BITS = 32
+REMEDY = "export the model again (`python -m dbq.export EXPERIMENT`)"
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """What the file holds of a layer's weights beside the Program: storage bits of one weight, all planes together; scales (G, B)."""
+
+    bits: int
+    scales: np.ndarray
+
+
+@dataclass(frozen=True)
+class Exported:
+    program: Program
+    scales: dict[str, np.ndarray]  # by layer
+    metadata: dict
+
+
+def plane_code(plane: np.ndarray, coding: str, bits: int) -> Code:
+    """The code of one plane in `bits` bits. Ternary planes in one bit are TTQ's two: one of 0 and 1, one of 0 and -1."""
+    if coding == "fixed_point":
+        return packing.fixed_point(bits)
+    if coding == "binary":
+        return packing.BINARY
+    return packing.TERNARY if bits == 2 else Code(bits, min(int(plane.min()), 0))
+
+
+def write(path, program: Program, weights: dict[str, StoredWeights], metadata: dict) -> None:
+    """Write the program, the scales of its layers (by layer name) and a JSON-compatible description of where it comes from."""
+    description, arrays = program.to_plain()
+    tensors, codes = {}, {}
+
+    def add(name: str, values: np.ndarray, code: Code, field: str) -> None:
+        tensors[name] = packing.pack(values, code)
+        codes[name] = {
+            "field": field, "bits": code.bits, "low": code.low, "step": code.step, "shape": list(values.shape), "dtype": str(values.dtype)
+        }  # fmt: skip
+
+    for field, values in arrays.items():
+        index, part = field.split(".")
+        operation = program.operations[int(index)]
+        if part == "planes":
+            stored, layer = weights[operation.layer], operation.layer
+            for number, plane in enumerate(values):
+                code = plane_code(plane, operation.coding, stored.bits // len(values))
+                add(f"{layer}.planes.{number}", plane, code, f"{field}.{number}")
+            tensors[f"{layer}.scales"] = np.ascontiguousarray(stored.scales, np.float32)
+        else:
+            add(f"{getattr(operation, 'layer', operation.output)}.{part}", values, packing.narrowest(values), field)
+    content = {"format": FORMAT, "version": VERSION, **metadata, "program": description, "tensors": codes}
+    content["sha256"] = digest(content, tensors)
+    data = save(tensors, metadata={ENTRY: _json(content)})
+    write_atomically(path, lambda file: file.write(data))
+
+
+def _json(value) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
+
+
+def digest(content: dict, tensors: dict[str, np.ndarray]) -> str:
+    """Hex sha256 of the metadata without its own entry `sha256`, and of names, types, shapes and bytes of the tensors."""
+    result = hashlib.sha256(_json({name: value for name, value in content.items() if name != "sha256"}).encode())
+    for name in sorted(tensors):
+        result.update(f"{name} {tensors[name].dtype} {tensors[name].shape};".encode())
+        result.update(tensors[name].tobytes())
+    return result.hexdigest()
+
+
+def load(path) -> tuple[dict, dict[str, np.ndarray]]:
+    """Metadata and tensors as they lie in the file, their sum checked.
+
+    Raises DbqError for a missing, truncated, foreign, changed or newer file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            entries, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it isn't a dict
+    except FileNotFoundError:
+        raise DbqError(f"{path}: no such file", "name a file that `python -m dbq.export EXPERIMENT` wrote") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DbqError(f"{path}: damaged, or not a safetensors file ({error})", REMEDY) from None
+    if ENTRY not in entries:
+        raise DbqError(f"{path}: a safetensors file, and not an exported network of this project", "name one that dbq.export wrote")
+    try:
+        content = json.loads(entries[ENTRY])
+        kind, version, known = content["format"], content["version"], content["sha256"]
+        changed = digest(content, tensors) != known
+    except (ValueError, KeyError, TypeError) as error:
+        raise DbqError(f"{path}: its metadata are damaged ({error!r})", REMEDY) from None
+    if (kind, version) != (FORMAT, VERSION):
+        raise DbqError(f"{path}: format {kind} {version}, and this is {FORMAT} {VERSION}", REMEDY)
+    if changed:
+        raise DbqError(f"{path}: its content is not what was exported (sha256 differs)", REMEDY)
+    return content, tensors
+
+
+def read(path, key: str | None = None) -> Exported:
+    """The program of a file. key: the experiment that it has to be of. Raises DbqError as `load` does, and for another experiment."""
+    content, tensors = load(path)
+    if key is not None and content.get("experiment") != key:
+        raise DbqError(f"{path}: a model of {content.get('experiment')}, not of {key}", f"export {key}, or name its file")
+    try:
+        arrays, planes = {}, {}
+        for name, code in content["tensors"].items():
+            shape = tuple(code["shape"])
+            values = packing.unpack(tensors[name], Code(code["bits"], code["low"], code["step"]), shape).astype(code["dtype"])
+            index, part, *number = code["field"].split(".")
+            if number:
+                planes.setdefault(f"{index}.{part}", {})[int(number[0])] = values
+            else:
+                arrays[f"{index}.{part}"] = values
+        arrays |= {field: np.stack([parts[number] for number in range(len(parts))]) for field, parts in planes.items()}
+        program = Program.from_plain(content["program"], arrays)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DbqError(f"{path}: its program is incomplete ({error!r})", REMEDY) from None
+    scales = {name.removesuffix(".scales"): values for name, values in tensors.items() if name.endswith(".scales")}
+    return Exported(program, scales, {name: value for name, value in content.items() if name not in ("program", "tensors")})
+
+
+def sizes(path) -> dict[str, int]:
+    """Bytes of planes, scales, constants, header and the whole file."""
+    content, tensors = load(path)
+    result = {"planes": 0, "scales": 0, "constants": 0}
+    for name, values in tensors.items():
+        code = content["tensors"].get(name)
+        kind = "scales" if code is None else "planes" if ".planes." in code["field"] else "constants"
+        result[kind] += values.nbytes
+    total = os.path.getsize(path)
+    return {**result, "header": total - sum(result.values()), "file": total}
