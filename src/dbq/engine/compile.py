@@ -16,7 +16,7 @@ from torch import nn
 from dbq.activations import ActivationQuantizer
 from dbq.engine import fixed_point, fold
 from dbq.engine import program as ops
-from dbq.engine.graph import Graph, moved, trace
+from dbq.engine.graph import Graph, moved, trace, whole_channels
 from dbq.engine.program import Program, Value
 from dbq.engine.streams import operands, reading_quantizer, root, stream_lsbs
 from dbq.errors import DbqError
@@ -110,7 +110,7 @@ class _Compiler:
         source, index = moved(self.graph, node)
         name = self.value_of(source)
         value, label = self.values[name], self.graph.name(node)
-        channels = self._channel_selection(index, value.shape)
+        channels = whole_channels(index, value.shape)
         if channels is not None:
             if torch.equal(channels, torch.arange(value.shape[0])):
                 self.names[node] = name
@@ -123,16 +123,6 @@ class _Compiler:
         else:
             raise DbqError(f"node {node.name}: it moves values in a way that has no integer operation", "move whole channels, or flatten")
         return self.names[node]
-
-    @staticmethod
-    def _channel_selection(index, shape) -> torch.Tensor | None:
-        """Channels (C',) if the index tensor takes whole channels of (C, H, W) or of (C,)."""
-        if not isinstance(index, torch.Tensor) or index.ndim != len(shape) + 1 or index.shape[0] != 1 or index.shape[2:] != shape[1:]:
-            return None
-        pixels = int(np.prod(shape[1:], dtype=int))
-        flat = index[0].reshape(index.shape[1], pixels)
-        channels = flat[:, 0] // pixels
-        return channels if torch.equal(flat, channels[:, None] * pixels + torch.arange(pixels)) else None
 
     def _layer(self, node) -> None:
         graph, layer, name = self.graph, self.graph.module(node), node.target
@@ -220,7 +210,7 @@ class _Compiler:
         operation = ops.Quantize(name, ("image",), quantizer.step, low, high)
         mean, std = self.normalisation
         if mean is not None:
-            operation.table = _pixel_table(quantizer.step, low, high, mean, std)
+            operation.table = fold.pixel_table(quantizer.step, low, high, mean, std)
         self._put(operation, Value(quantizer.step, low, high, shape))
         self.slack[name] = 0.0  # the same float32 operations
 
@@ -329,13 +319,3 @@ def _ends(quantizer) -> tuple[int | None, int | None]:
 
 def _pair(size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _pixel_table(step: float, low: int, high: int, mean, std) -> torch.Tensor:
-    """(3, 256) int16: the quantized value of every pixel, with the float32 operations that normalise and quantize an image."""
-    from dbq.datasets.arrays import Split
-    from dbq.datasets.loader import Batches
-
-    pixels = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
-    images, _ = next(Batches(Split(pixels, torch.zeros(1, dtype=torch.int64)), 1, mean, std).in_order())
-    return torch.mul(images[0, :, 0], 1 / step).round_().clamp_(low, high).to(torch.int16)

@@ -171,3 +171,13 @@ def constants(name: str, parts: Parts, folded: Fold, lsb_in: float, low_in: int,
     constant = np.abs(offset - np.ldexp(bias.astype(np.float64), -shifts)) * lsb_out + FLOAT32_ROUNDING * 16 * folded.magnitude
     ends = (int(results.min()), int(results.max()))
     return Constants(multipliers, bias, shifts, accumulator_bits, *ends, Slack(weights, constant)), lsb_out
+
+
+def pixel_table(step: float, low: int, high: int, mean, std) -> torch.Tensor:
+    """(3, 256) int16: the quantized value of every pixel, with the float32 operations that normalise and quantize an image."""
+    from dbq.datasets.arrays import Split
+    from dbq.datasets.loader import Batches
+
+    pixels = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
+    images, _ = next(Batches(Split(pixels, torch.zeros(1, dtype=torch.int64)), 1, mean, std).in_order())
+    return torch.mul(images[0, :, 0], 1 / step).round_().clamp_(low, high).to(torch.int16)

@@ -186,3 +186,13 @@ def moved(graph: Graph, node: fx.Node) -> tuple[fx.Node, object]:
         else:
             results[step] = getattr(arguments[0], step.target)(*arguments[1:], **keywords)
     return source, results[node]
+
+
+def whole_channels(index, shape: tuple[int, ...]) -> Tensor | None:
+    """Channels (C',) if the index tensor takes whole channels of (C, H, W) or of (C,)."""
+    if not isinstance(index, Tensor) or index.ndim != len(shape) + 1 or index.shape[0] != 1 or index.shape[2:] != shape[1:]:
+        return None
+    pixels = torch.Size(shape[1:]).numel()
+    flat = index[0].reshape(index.shape[1], pixels)
+    channels = flat[:, 0] // pixels
+    return channels if torch.equal(flat, channels[:, None] * pixels + torch.arange(pixels)) else None

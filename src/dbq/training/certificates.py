@@ -9,7 +9,7 @@ from dbq.quantizers.dbq import BranchQuantizer
 from dbq.training.runs import Run
 
 GRADIENT_ERROR = 1e-6  # relative, in float64
-SOFT_GAP = 0.02  # of the largest level, for a soft forward pass: what was trained must be what is evaluated
+SOFT_GAP = 0.02  # of the largest level, for DBQ with a soft forward pass: what was trained must be what is evaluated
 OSCILLATING = 0.25  # of a layer's weights
 SAMPLE = 64  # weights of a layer whose gradients are compared
 COLUMNS = ["certificate", "layer", "value", "limit", "holds"]
@@ -24,7 +24,7 @@ def certify(run: Run, method: str) -> list[dict]:
     )
     measures = [
         ("numerical against analytic gradient", _gradient_error, GRADIENT_ERROR),
-        ("distance of soft from hard weights", _gap, None if not _trains_soft(layers) else SOFT_GAP),
+        ("distance of soft from hard weights", _gap, SOFT_GAP if _trains_soft(layers) else None),
         ("smallest distance of neighbouring levels", lambda q, w: -float(q.transfer(w).levels.diff().min()), 0.0),
         ("zero rate of the emptiest plane", _emptiest_plane, 1 - 1e-9),
     ]
@@ -53,7 +53,8 @@ def _row(name, layer, value, limit, holds) -> dict:
 
 
 def _trains_soft(layers) -> bool:
-    return any(getattr(quantizer.config, "forward", "soft") == "soft" for _, quantizer, _ in layers if hasattr(quantizer, "config"))
+    """Of DBQ; a rival's gap is its published rule's, and is reported."""
+    return any(isinstance(quantizer, BranchQuantizer) and quantizer.config.forward == "soft" for _, quantizer, _ in layers)
 
 
 @torch.no_grad()
