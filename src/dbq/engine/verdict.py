@@ -19,7 +19,7 @@ from dbq.files import write_json
 from dbq.training import runs
 
 SPEED_IMAGES = 256
-WIDTHS = (4, 6, 8, 10, 12, 16)
+WIDTHS = (4, 6, 8, 10, 12, 16, 24)
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,14 @@ def judge(experiment: Experiment, network: nn.Module, data, config: EngineConfig
     agreement = integer.replay(network, test, settings, checked=config.checked_images, compiled=compiled)
     part = Split(splits["val"].images[: config.width_images], splits["val"].labels[: config.width_images])
     validation = runs.batches(part, manifest, config.batch_size, "cpu")
-    smallest, table = integer.smallest_width(network, validation, config.top1_bound, WIDTHS, settings)
-    bound = max(config.top1_bound, 100.0 / agreement.images)  # a test set of a few hundred images can't show less than one of them
+    smallest, table = integer.smallest_width(network, validation, _bound(config, len(part.labels)), WIDTHS, settings)
+    bound = _bound(config, agreement.images)
     return Verdict(agreement, table, smallest, len(part.labels), bound, _speed_ratio(experiment, compiled.program, test))
+
+
+def _bound(config: EngineConfig, images: int) -> float:
+    """Points of top1; a few hundred images can't show less than one of them."""
+    return max(config.top1_bound, 100.0 / images)
 
 
 def _speed_ratio(experiment: Experiment, program, batches) -> float:
