@@ -113,7 +113,9 @@ def test_success_gives_equal_pages_in_any_user_environment(folder):
     (folder / "runs" / "smoke" / "failed" / "n-small.ipynb").write_text("of an earlier run")
 
     first = run(folder, "--run-in", "experiments.small.profiles", environment=environment)
-    assert (first.returncode, first.stderr) == (0, "")
+    # on a busy machine the kernel may say that the shutdown interrupted it
+    errors = [line for line in first.stderr.splitlines() if "KeyboardInterrupt caught in kernel" not in line]
+    assert (first.returncode, errors) == (0, [])
     assert (
         first.stdout == "smoke small {'profiles': ['smoke'], 'bits': 4}\n"
         or first.stdout == "smoke small {'bits': 4, 'profiles': ['smoke']}\n"
