@@ -19,7 +19,7 @@ from dbq.files import write_json
 from dbq.training import runs
 
 SPEED_IMAGES = 256
-WIDTHS = (4, 6, 8, 10, 12, 16, 24)
+WIDTHS = (4, 8, 12, 16, 24)
 
 
 @dataclass(frozen=True)

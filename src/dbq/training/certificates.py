@@ -11,7 +11,7 @@ from dbq.training.runs import Run
 GRADIENT_ERROR = 1e-4  # relative; central differences in float64 reach 1e-5 where a gradient is nearly 0
 SOFT_GAP = 0.02  # of the largest level, for DBQ with a soft forward pass: what was trained must be what is evaluated
 OSCILLATING = 0.25  # of a layer's weights
-SAMPLE = 64  # weights of a layer whose gradients are compared
+SAMPLE = 16  # weights of a layer whose gradients are compared
 COLUMNS = ["certificate", "layer", "value", "limit", "holds"]
 
 
