@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python pipeline/run_notebook.py notebooks/engine.ipynb --key resnet20-cifar10-dbq-2t \\
         --out runs/smoke/notebooks/engine-resnet20-cifar10-dbq-2t.ipynb --html runs/smoke/html/engine-resnet20-cifar10-dbq-2t.html \\
-        --run-in experiments.resnet20-cifar10-dbq-2t.profiles --set model=runs/smoke/models/quantize-resnet20-cifar10-dbq-2t.pt \\
+        --run-in experiments.resnet20-cifar10-dbq-2t.seeds.smoke --set model=runs/smoke/models/quantize-resnet20-cifar10-dbq-2t.pt \\
         --result metrics=runs/smoke/metrics/engine/resnet20-cifar10-dbq-2t/
 
 The notebook gets `profile` and `params` (the keys of params.yaml that the stage declares), `key`, and the names of --set and --result.

@@ -48,7 +48,7 @@ def plan(params: dict, profile: str) -> list[Task]:
             floats.append(Task("pretrain", key, entry["seed"], None))
     rounds: dict[int, list[Task]] = {}
     for key, entry in config.lookup(params, "experiments").items():
-        if profile in entry["profiles"]:
+        if profile in entry["seeds"]:
             resolved = config.experiment(params, profile, key)
             for turn, seed in enumerate(resolved.seeds):
                 rounds.setdefault(turn, []).append(Task("experiments", key, seed, resolved.pretrain_key))
@@ -116,7 +116,7 @@ class Campaign:
 
     def run(self, tasks: list[Task]) -> list[dict]:
         """Returns where each task stands afterwards; a failed one is reported with its log, and what needs it is left out."""
-        waiting, running, states = list(tasks), {}, {}
+        waiting, running, states = [task for task in tasks if not self._done(task)], {}, {}
         (self.out / "logs").mkdir(parents=True, exist_ok=True)
         try:
             while waiting or running:
@@ -124,9 +124,12 @@ class Campaign:
                     states[task.key, task.seed] = "ended" if running.pop(task).returncode == 0 else "failed"
                     self.log(f"{task.name}: {self._last_line(task)}")
                     self.write(tasks, states)
+                if len(running) == self.parallel:
+                    time.sleep(POLL)
+                    continue
                 left = self.deadline - time.monotonic()
                 ready = [task for task in waiting if self._ready(task, tasks, states)]
-                if left > 0 and ready and len(running) < self.parallel:
+                if left > 0 and ready:
                     waiting.remove(ready[0])
                     running[ready[0]] = self._start(ready[0], left / 60)
                 elif not running:
@@ -137,6 +140,11 @@ class Campaign:
             for process in running.values():
                 process.terminate()
         return self.write(tasks, states)
+
+    def _done(self, task: Task) -> bool:
+        """Trained, and (an ablation apart) tested: the test images aren't looked at again."""
+        row = self.standing.of(task)
+        return row["state"] == "finished" and (task.kind == "ablations" or row.get("top1") is not None)
 
     def _ready(self, task: Task, tasks: list[Task], states: dict) -> bool:
         needed = [other for other in tasks if other.kind == "pretrain" and other.key == task.needs]

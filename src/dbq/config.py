@@ -7,175 +7,28 @@ the keys that a pipeline stage declares: reading another one is an error, so tha
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from dbq.errors import DbqError
 from dbq.quantizers.settings import METHODS
-from dbq.schema import parse, setting
-
-PROFILES = ("smoke", "cifar10", "paper")
-NETWORKS = ("resnet20", "mobilenet_v1", "mobilenet_v2", "shufflenet_v2")
-FORMS = ("32x32", "224x224")
-SOURCES = ("digits", "cifar10", "tiny_imagenet", "imagenet", "visual_wake_words")
-
-
-@dataclass(frozen=True)
-class DatasetConfig:
-    source: str = setting(choices=SOURCES)
-    classes: int = setting(minimum=2)
-    form: str = setting(choices=FORMS)  # of the networks that learn it
-    validation: int = setting(minimum=1)  # images carved from train
-    split_seed: int = setting(minimum=0)
-    stand_in: bool = setting()
-    augment: dict[str, int | bool] = setting()  # pad in pixels, flip
-    normalise: str = setting(choices=("measured", "imagenet"))
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    epochs: int = setting(minimum=0)
-    batch_size: int = setting(minimum=2)
-    learning_rate: float = setting(minimum=0.0)
-    schedule: str = setting(choices=("cosine", "step", "constant"))
-    milestones: list[int] = setting()
-    warmup_epochs: int = setting(minimum=0)
-    momentum: float = setting(minimum=0.0, maximum=1.0)
-    nesterov: bool = setting()
-    weight_decay: float = setting(minimum=0.0)
-    label_smoothing: float = setting(minimum=0.0, maximum=1.0)
-    scale_learning_rate: float = setting(minimum=0.0)  # of the quantizers' scales, as a multiple of learning_rate
-    bn_batches: int = setting(minimum=0)  # batches that re-estimate the batch-norm statistics at the end
-    frozen_bn_epochs: int = setting(minimum=0)  # last epochs in which batch norm keeps its statistics
-    distillation: float = setting(minimum=0.0, maximum=1.0)  # share of the loss that is the distance from the float network's logits
-    distillation_temperature: float = setting(minimum=0.1)
-    precision: str = setting(choices=("fp32", "bf16"))
-    compile: bool = setting()  # torch.compile
-    deterministic: bool = setting()
-
-
-@dataclass(frozen=True)
-class ActivationConfig:
-    clip: str = setting(choices=("batch_norm", "learnt"))
-    k: float = setting(minimum=0.1)
-    calibration_images: int = setting(minimum=1)
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    first: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
-    depthwise: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
-    classifier: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
-    other: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
-
-
-@dataclass(frozen=True)
-class CostConfig:
-    reading: str = setting(choices=("adder_only", "two_bit_multiplier"))
-    count_bias: bool = setting()
-    scale_bits: int = setting(minimum=1, maximum=32)
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    fixed_point_bits: int = setting(minimum=2, maximum=32)  # of the multipliers that stand for scales
-    accumulator_bits: int = setting(minimum=4, maximum=64)
-    checked_images: int = setting(minimum=1)  # whose activations are compared layer by layer
-    width_images: int = setting(minimum=1)  # validation images on which the smallest width is looked for
-    batch_size: int = setting(minimum=1)
-    top1_bound: float = setting(minimum=0.0)  # points of top1 that engine and training graph may differ
-
-
-@dataclass(frozen=True)
-class HardwareConfig:
-    measure: bool = setting()
-
-
-@dataclass(frozen=True)
-class OverheadConfig:
-    networks: list[str] = setting()
-    methods: list[str] = setting()  # names of dbq.benchmark.subjects
-    batch_size: int = setting(minimum=2)
-    steps: int = setting(minimum=2)  # timed ones of each method
-    memory: bool = setting()  # on a CPU: a process for each method
-
-
-@dataclass(frozen=True)
-class ExternalWeights:
-    file: str = setting()
-    sha256: str = setting()
-    network: str = setting(choices=NETWORKS)
-    source: str = setting()
-
-
-@dataclass(frozen=True)
-class PretrainEntry:
-    network: str = setting(choices=NETWORKS)
-    dataset: str = setting()
-    schedule: str = setting()
-    seed: int = setting(minimum=0)
-    weights: dict[str, str] = setting()  # profile -> key of external_weights
-    profiles: list[str] = setting()
-
-
-@dataclass(frozen=True)
-class ExperimentEntry:
-    network: str = setting(choices=NETWORKS)
-    dataset: str = setting()
-    method: str = setting(choices=tuple(METHODS))
-    activation_bits: int = setting(minimum=2, maximum=32)  # 32 leaves the activations in float
-    policy: str = setting()
-    schedule: str = setting()
-    seeds: list[int] = setting()
-    quantizer: dict = setting()
-    training: dict = setting()
-    profiles: list[str] = setting()
-
-
-@dataclass(frozen=True)
-class AblationEntry:
-    base: str = setting()  # a key of experiments
-    schedule: str = setting()
-    quantizer: dict = setting()
-    training: dict = setting()
-    policy: str = setting()
-    profiles: list[str] = setting()
-
-
-@dataclass(frozen=True)
-class Pretrain:
-    """A float network to train, or to take from external weights."""
-
-    key: str
-    profile: str
-    network: str
-    dataset: str
-    dataset_config: DatasetConfig
-    training: TrainingConfig
-    seed: int
-    weights: ExternalWeights | None
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A network to quantize."""
-
-    key: str
-    profile: str
-    network: str
-    dataset: str
-    dataset_config: DatasetConfig
-    method: str
-    quantizer: object  # the method's dataclass of dbq.quantizers.settings
-    activation_bits: int
-    activations: ActivationConfig
-    policy: PolicyConfig
-    training: TrainingConfig
-    seeds: list[int]
-
-    @property
-    def pretrain_key(self) -> str:
-        return f"{self.network}-{self.dataset}"
+from dbq.schema import parse
+from dbq.settings import (
+    PROFILES,
+    AblationEntry,
+    ActivationConfig,
+    CostConfig,
+    DatasetConfig,
+    EngineConfig,
+    Experiment,
+    ExperimentEntry,
+    ExternalWeights,
+    HardwareConfig,
+    OverheadConfig,
+    PolicyConfig,
+    Pretrain,
+    PretrainEntry,
+    TrainingConfig,
+)
 
 
 def read(path="params.yaml") -> dict:
@@ -254,8 +107,7 @@ def experiment(params: dict, profile: str, key: str) -> Experiment:
     """The experiment `key` in this profile, with every default resolved."""
     where = f"experiments.{key}"
     entry = parse(ExperimentEntry, lookup(params, "experiments", key), where)
-    if not entry.seeds or len(set(entry.seeds)) != len(entry.seeds) or min(entry.seeds) < 0:
-        raise DbqError(f"{where}.seeds: {entry.seeds}", "give at least one seed, each once, none below 0")
+    seeds = _seeds(entry.seeds, profile, f"{where}.seeds")
     quantizer = parse(METHODS[entry.method], {**lookup(params, "quantizers", entry.method), **entry.quantizer}, f"{where}.quantizer")
     policy = parse(PolicyConfig, lookup(params, "policies", entry.policy), f"policies.{entry.policy}")
     activations = parse(ActivationConfig, lookup(params, "activations"), "activations")
@@ -263,17 +115,35 @@ def experiment(params: dict, profile: str, key: str) -> Experiment:
     data = dataset(params, profile, entry.dataset)
     return Experiment(
         key, profile, entry.network, entry.dataset, data, entry.method, quantizer,
-        entry.activation_bits, activations, policy, recipe, entry.seeds,
+        entry.activation_bits, activations, policy, recipe, seeds,
     )  # fmt: skip
 
 
+def _seeds(by_profile: dict, profile: str, where: str) -> list[int]:
+    """The seeds of this profile; raises where there are none, or one is no seed."""
+    seeds = by_profile.get(profile)
+    if seeds is None:
+        raise DbqError(
+            f"{where}: nothing for the profile {profile}, so it isn't run there", f"add {profile}: [0], or choose another profile"
+        )
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or len(set(map(str, seeds))) != len(seeds)
+        or not all(type(s) is int and s >= 0 for s in seeds)
+    ):
+        raise DbqError(f"{where}.{profile}: {seeds}", "give at least one seed, each once, none below 0, as in [0, 1, 2]")
+    return seeds
+
+
 def ablation(params: dict, profile: str, key: str) -> Experiment:
-    """The experiment that an ablation makes of its base; only its first seed is trained."""
+    """The experiment that an ablation makes of its base; only seed 0 is trained."""
     where = f"ablations.{key}"
     entry = parse(AblationEntry, lookup(params, "ablations", key), where)
     base = lookup(params, "experiments", entry.base)
     changed = {
-        **base, "schedule": entry.schedule, "policy": entry.policy, "training": entry.training, "seeds": base["seeds"][:1],
+        **base, "schedule": entry.schedule, "policy": entry.policy, "training": entry.training,
+        "seeds": {profile: [0]},
         "quantizer": {**base["quantizer"], **entry.quantizer},
     }  # fmt: skip
     resolved = experiment({**params, "experiments": {key: changed}}, profile, key)
@@ -315,11 +185,12 @@ def check(params: dict) -> None:
                 dataset(params, profile, name)
     for section, resolve, kind in (("pretrain", pretrain, PretrainEntry), ("experiments", experiment, ExperimentEntry)):
         for key, entry in lookup(params, section).items():
-            for profile in parse(kind, entry, f"{section}.{key}").profiles:
+            parsed = parse(kind, entry, f"{section}.{key}")
+            for profile in parsed.seeds if section == "experiments" else parsed.profiles:
                 resolved = resolve(params, check_profile(profile), key)
                 if section == "experiments" and profile not in lookup(params, "pretrain", resolved.pretrain_key, "profiles"):
                     raise DbqError(
-                        f"experiments.{key}.profiles: {profile} has no float network {resolved.pretrain_key}",
+                        f"experiments.{key}.seeds: {profile} has no float network {resolved.pretrain_key}",
                         f"add {profile} to pretrain.{resolved.pretrain_key}.profiles",
                     )
     for key, entry in lookup(params, "ablations").items():

@@ -14,7 +14,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 ROOT = Path(__file__).parents[2]
 PARAMS = {
     "profile": "smoke",
-    "experiments": {"small": {"profiles": ["smoke"], "bits": 4}, "large": {"profiles": ["paper"]}},
+    "pretrain": {"large": {"profiles": ["paper"]}},
+    "experiments": {"small": {"seeds": {"smoke": [0]}, "bits": 4}, "large": {"seeds": {"paper": [0]}}},
     "datasets": {"vww": {"smoke": None}},
 }
 PARAMETERS = "profile = ...\nparams = ...\nkey = ...\nmetrics = ..."
@@ -57,7 +58,7 @@ def run(folder, *options, key="small", environment=None):
         ([], {"parameters": PARAMETERS + "\nrows = 3"}, "never-read parameters: rows"),
         ([], {"tags": ()}, "0 code cells have the tag `parameters`"),
         ([], {"parameters": PARAMETERS + "\nprint(1)"}, "line 5 of the parameters cell"),
-        (["--run-in", "experiments.none.profiles"], {}, "experiments.none.profiles: no such key"),
+        (["--run-in", "experiments.none.seeds.smoke"], {}, "experiments.none.seeds.smoke: no such key"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_runs(folder, options, notebook, message):
@@ -84,7 +85,8 @@ def test_magics_are_no_syntax_errors(folder):
 @pytest.mark.parametrize(
     ("run_in", "reason"),
     [
-        ("experiments.large.profiles", "profile smoke is not in experiments.large.profiles"),
+        ("pretrain.large.profiles", "profile smoke is not in pretrain.large.profiles"),
+        ("experiments.large.seeds.smoke", "experiments.large.seeds has no entry smoke"),
         ("datasets.vww.smoke", "datasets.vww.smoke is null"),
     ],
 )
@@ -112,14 +114,11 @@ def test_success_gives_equal_pages_in_any_user_environment(folder):
     (folder / "runs" / "smoke" / "failed").mkdir(parents=True)
     (folder / "runs" / "smoke" / "failed" / "n-small.ipynb").write_text("of an earlier run")
 
-    first = run(folder, "--run-in", "experiments.small.profiles", environment=environment)
+    first = run(folder, "--run-in", "experiments.small.seeds.smoke", environment=environment)
     # on a busy machine the kernel may say that the shutdown interrupted it
     errors = [line for line in first.stderr.splitlines() if "KeyboardInterrupt caught in kernel" not in line]
     assert (first.returncode, errors) == (0, [])
-    assert (
-        first.stdout == "smoke small {'profiles': ['smoke'], 'bits': 4}\n"
-        or first.stdout == "smoke small {'bits': 4, 'profiles': ['smoke']}\n"
-    )
+    assert first.stdout == "smoke small {'bits': 4, 'seeds': {'smoke': [0]}}\n"
     page, notebook = (folder / "out" / "report.html").read_bytes(), (folder / "out" / "report.ipynb").read_bytes()
     assert list((folder / "runs" / "smoke" / "failed").iterdir()) == []
     assert str(folder).encode() in page and sys.executable.encode() in page and b"Title" in page

@@ -13,7 +13,7 @@ def experiment(network, dataset, method, branches=2, seeds=(0,), profiles=("smok
     quantizer = {"branches": branches} if method == "dbq" else {"bits": 8}
     return {
         "network": network, "dataset": dataset, "method": method, "activation_bits": 8, "policy": "standard", "schedule": "finetune",
-        "seeds": list(seeds), "quantizer": quantizer, "training": {}, "profiles": list(profiles),
+        "seeds": {profile: list(seeds) for profile in profiles}, "quantizer": quantizer, "training": {},
     }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def runs(folder, tree, top1=None, layers=5, epochs=4, not_run=("mobilenet_v1-vww
                 for stopped in ("quantize", "engine"):
                     write_json(metrics / stopped / key / "metrics.json", {"status": "not run", "reason": "its profiles are paper"})
                 continue
-            seeds = entry.get("seeds", [entry.get("seed")])
+            seeds = [entry["seed"]] if stage == "pretrain" else entry["seeds"][tree["profile"]]
             values = (top1 or {}).get(key) or [round(float(value), 4) for value in rng.uniform(80, 95, len(seeds))]
             _training(metrics / stage / key, key, entry, stage, seeds, values, epochs, layers, rng)
             if stage == "quantize":

@@ -1,0 +1,171 @@
+"""What each section of params.yaml holds: types, ranges and choices. `dbq.config` reads and resolves them.
+
+The settings of a quantization method are in dbq.quantizers.settings.
+"""
+
+from dataclasses import dataclass
+
+from dbq.quantizers.settings import METHODS
+from dbq.schema import setting
+
+PROFILES = ("smoke", "cifar10", "paper")
+NETWORKS = ("resnet20", "mobilenet_v1", "mobilenet_v2", "shufflenet_v2")
+FORMS = ("32x32", "224x224")
+SOURCES = ("digits", "cifar10", "tiny_imagenet", "imagenet", "visual_wake_words")
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    source: str = setting(choices=SOURCES)
+    classes: int = setting(minimum=2)
+    form: str = setting(choices=FORMS)  # of the networks that learn it
+    validation: int = setting(minimum=1)  # images carved from train
+    split_seed: int = setting(minimum=0)
+    stand_in: bool = setting()
+    augment: dict[str, int | bool] = setting()  # pad in pixels, flip
+    normalise: str = setting(choices=("measured", "imagenet"))
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    epochs: int = setting(minimum=0)
+    batch_size: int = setting(minimum=2)
+    learning_rate: float = setting(minimum=0.0)
+    schedule: str = setting(choices=("cosine", "step", "constant"))
+    milestones: list[int] = setting()
+    warmup_epochs: int = setting(minimum=0)
+    momentum: float = setting(minimum=0.0, maximum=1.0)
+    nesterov: bool = setting()
+    weight_decay: float = setting(minimum=0.0)
+    label_smoothing: float = setting(minimum=0.0, maximum=1.0)
+    scale_learning_rate: float = setting(minimum=0.0)  # of the quantizers' scales, as a multiple of learning_rate
+    bn_batches: int = setting(minimum=0)  # batches that re-estimate the batch-norm statistics at the end
+    frozen_bn_epochs: int = setting(minimum=0)  # last epochs in which batch norm keeps its statistics
+    distillation: float = setting(minimum=0.0, maximum=1.0)  # share of the loss that is the distance from the float network's logits
+    distillation_temperature: float = setting(minimum=0.1)
+    precision: str = setting(choices=("fp32", "bf16"))
+    compile: bool = setting()  # torch.compile
+    deterministic: bool = setting()
+
+
+@dataclass(frozen=True)
+class ActivationConfig:
+    clip: str = setting(choices=("batch_norm", "learnt"))
+    k: float = setting(minimum=0.1)
+    calibration_images: int = setting(minimum=1)
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    first: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
+    depthwise: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
+    classifier: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
+    other: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    reading: str = setting(choices=("adder_only", "two_bit_multiplier"))
+    count_bias: bool = setting()
+    scale_bits: int = setting(minimum=1, maximum=32)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    fixed_point_bits: int = setting(minimum=2, maximum=32)  # of the multipliers that stand for scales
+    accumulator_bits: int = setting(minimum=4, maximum=64)
+    checked_images: int = setting(minimum=1)  # whose activations are compared layer by layer
+    width_images: int = setting(minimum=1)  # validation images on which the smallest width is looked for
+    batch_size: int = setting(minimum=1)
+    top1_bound: float = setting(minimum=0.0)  # points of top1 that engine and training graph may differ
+
+
+@dataclass(frozen=True)
+class HardwareConfig:
+    measure: bool = setting()
+
+
+@dataclass(frozen=True)
+class OverheadConfig:
+    networks: list[str] = setting()
+    methods: list[str] = setting()  # names of dbq.benchmark.subjects
+    batch_size: int = setting(minimum=2)
+    steps: int = setting(minimum=2)  # timed ones of each method
+    memory: bool = setting()  # on a CPU: a process for each method
+
+
+@dataclass(frozen=True)
+class ExternalWeights:
+    file: str = setting()
+    sha256: str = setting()
+    network: str = setting(choices=NETWORKS)
+    source: str = setting()
+
+
+@dataclass(frozen=True)
+class PretrainEntry:
+    network: str = setting(choices=NETWORKS)
+    dataset: str = setting()
+    schedule: str = setting()
+    seed: int = setting(minimum=0)
+    weights: dict[str, str] = setting()  # profile -> key of external_weights
+    profiles: list[str] = setting()
+
+
+@dataclass(frozen=True)
+class ExperimentEntry:
+    network: str = setting(choices=NETWORKS)
+    dataset: str = setting()
+    method: str = setting(choices=tuple(METHODS))
+    activation_bits: int = setting(minimum=2, maximum=32)  # 32 leaves the activations in float
+    policy: str = setting()
+    schedule: str = setting()
+    seeds: dict[str, list] = setting()  # profile -> seeds; it isn't run in a profile that is missing
+    quantizer: dict = setting()
+    training: dict = setting()
+
+
+@dataclass(frozen=True)
+class AblationEntry:
+    base: str = setting()  # a key of experiments
+    schedule: str = setting()
+    quantizer: dict = setting()
+    training: dict = setting()
+    policy: str = setting()
+    profiles: list[str] = setting()
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """A float network to train, or to take from external weights."""
+
+    key: str
+    profile: str
+    network: str
+    dataset: str
+    dataset_config: DatasetConfig
+    training: TrainingConfig
+    seed: int
+    weights: ExternalWeights | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A network to quantize."""
+
+    key: str
+    profile: str
+    network: str
+    dataset: str
+    dataset_config: DatasetConfig
+    method: str
+    quantizer: object  # the method's dataclass of dbq.quantizers.settings
+    activation_bits: int
+    activations: ActivationConfig
+    policy: PolicyConfig
+    training: TrainingConfig
+    seeds: list[int]
+
+    @property
+    def pretrain_key(self) -> str:
+        return f"{self.network}-{self.dataset}"
