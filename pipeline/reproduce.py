@@ -10,11 +10,12 @@ Each line says whose it is.
 """
 
 import argparse
+import math
 import os
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -72,18 +73,22 @@ def chains(needs: dict[str, set[str]]) -> list[list[str]]:
 
     A stage that has to be alone, and what depends on it, is in no chain.
     """
-    used_by: dict[str, set[str]] = {name: set() for name in needs}
-    for name, below in needs.items():
-        for other in below:
-            used_by[other].add(name)
-    left_out: set[str] = set()
+    below: dict[str, set[str]] = {}  # everything that a stage depends on, through others too
+    direct: dict[str, set[str]] = {}  # without what it depends on through another one anyway
+    users: dict[str, list[str]] = {}
+    for name, needed in needs.items():  # what a stage depends on comes before it
+        below[name] = needed.union(*(below[other] for other in needed))
+        if name in ALONE or below[name] & ALONE:
+            continue
+        direct[name], users[name] = needed.difference(*(below[other] for other in needed)), []
+        for other in direct[name]:
+            users[other].append(name)
     result, chain_of = [], {}
-    for name, below in needs.items():  # what a stage depends on comes before it
-        if name in ALONE or below & left_out:
-            left_out.add(name)
-        elif len(below) == 1 and chain_of[other := next(iter(below))][-1] == other and len(used_by[other] - left_out - ALONE) == 1:
-            chain_of[name] = chain_of[other]
-            chain_of[other].append(name)
+    for name, needed in direct.items():
+        before = next(iter(needed)) if len(needed) == 1 else None
+        if before is not None and users[before] == [name]:
+            chain_of[name] = chain_of[before]
+            chain_of[name].append(name)
         else:
             chain_of[name] = [name]
             result.append(chain_of[name])
@@ -98,41 +103,49 @@ def side_by_side(waiting: list[list[str]], needs: dict[str, set[str]], jobs: int
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ThreadPoolExecutor(jobs) as lanes:
         while waiting or running:
-            for chain in [] if failed else [chain for chain in waiting if needed(chain, needs) <= done][: jobs - len(running)]:
-                waiting.remove(chain)
-                running[lanes.submit(run, chain, threads)] = chain
+            ready = [] if failed else [chain for chain in waiting if needed(chain, needs) <= done]
+            while ready and len(running) < jobs:
+                # DVC takes 2 s to start: several chains at once while many are ready, single ones at the end, so that no lane idles long
+                share = math.ceil(len(ready) / (2 * jobs))
+                stages = [name for chain in ready[:share] for name in chain]
+                waiting = [chain for chain in waiting if chain not in ready[:share]]
+                ready = ready[share:]
+                running[lanes.submit(run, stages, threads)] = stages
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                chain = running.pop(future)
-                if lines := future.result():
-                    failed.append(chain[-1])
+                done.update(running.pop(future))
+                stage, lines = future.result()
+                if lines:
+                    failed.append(stage)
                     print("\n".join(lines), file=sys.stderr)
-                done.update(chain)
     if failed:
-        raise DbqError(
-            f"stages {', '.join(failed)} failed", "read the lines above, mend it and run the same command: what is done stays done"
-        )
+        raise DbqError(f"failed: {', '.join(failed)}", "read the lines above, mend it, run it again: what is done stays done")
 
 
-def needed(chain: Iterable[str], needs: dict[str, set[str]]) -> set[str]:
+def needed(chain: list[str], needs: dict[str, set[str]]) -> set[str]:
     return set().union(*(needs[name] for name in chain)) - set(chain)
 
 
-def run(chain: list[str], threads: int) -> list[str]:
-    """Reproduce a chain, printing its lines as they come, each behind its key; returns the last of them when it failed, else none."""
+def run(stages: list[str], threads: int) -> tuple[str, list[str]]:
+    """Reproduce stages, printing their lines as they come, each behind its stage.
+
+    Returns the stage that came last, and its last lines if it failed.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen(
-        dvc(*chain), env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        dvc(*stages), env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    lines, name = [], chain[-1].partition("@")[2] or chain[-1]
+    lines, stage = [], stages[0]
     for line in process.stdout:
         if line.startswith("> ") or not line.strip():
             continue  # the stage's command, which is in dvc.yaml
-        lines.append(f"{name}: {line.rstrip()}")
+        if begins := re.match(r"(?:Running s|S)tage '([^']+)'", line):
+            stage = begins[1]
+        lines.append(f"{stage}: {line.rstrip()}")
         with PRINTING:
             print(lines[-1], flush=True)
-    return lines[-LAST_LINES:] if process.wait() else []
+    return stage, lines[-LAST_LINES:] if process.wait() else []
 
 
 PRINTING = threading.Lock()
