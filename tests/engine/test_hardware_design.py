@@ -197,3 +197,9 @@ def test_the_command_line_fails_in_one_line(arguments, message, monkeypatch, cap
     assert main_with_errors(main) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
+
+
+def test_an_output_wider_than_the_integers_it_is_compared_with_is_an_error():
+    assert Design(8192, 16, 1, scale_bits=32).output_bits() == 62
+    with pytest.raises(DbqError, match="output of 64 bits"):
+        Design(8192, 16, 4, scale_bits=32)

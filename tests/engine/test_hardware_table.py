@@ -8,7 +8,8 @@ import pytest
 from dbq.engine import cost
 from dbq.engine.hardware import REASONS, measurements
 from dbq.engine.hardware.counts import counted
-from dbq.engine.hardware.measure import COLUMNS, Case, grid
+from dbq.engine.hardware.measure import Case, committed_grid
+from dbq.engine.hardware.table import COLUMNS
 from dbq.errors import DbqError
 from dbq.files import read_csv, write_csv
 
@@ -25,7 +26,7 @@ def case_of(row) -> Case:
 
 
 def test_it_is_the_whole_grid(rows):
-    assert [case_of(row) for row in rows] == grid()
+    assert [case_of(row) for row in rows] == committed_grid()
     assert set(REASONS) == {row["reason"] for row in rows}
 
 
@@ -74,7 +75,7 @@ def test_more_zeros_never_cost_more(rows):
 def test_a_folder_will_do_and_the_source_is_said(monkeypatch):
     monkeypatch.setenv("PATH", "")
     rows, source = measurements(TABLE.parent, fresh=True)
-    assert len(rows) == len(grid())
+    assert len(rows) == len(committed_grid())
     assert source.startswith("read from the committed hardware.csv, measured with Icarus Verilog") and "yosys not installed here" in source
 
 

@@ -225,7 +225,7 @@ def test_an_unsigned_quantizer_where_the_graph_is_signed():
 
 def test_widths_and_modes_out_of_range():
     refused(NETWORK, r"engine\.fixed_point_bits: 1 ", fixed_point_bits=1)
-    refused(NETWORK, r"engine\.fixed_point_bits: 25 ", fixed_point_bits=25)
+    refused(NETWORK, r"engine\.fixed_point_bits: 33 ", fixed_point_bits=33)
     refused(NETWORK, r"engine\.accumulator_bits: 1 ", accumulator_bits=1)
     refused(NETWORK, r"engine\.overflow: unknown value 'never'", overflow="never")
     with pytest.raises(DbqError, match=r"engine\.fixed_point_bits: 2 bits give"):

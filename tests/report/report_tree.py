@@ -178,7 +178,8 @@ def _engine(folder, key, entry, layers, rng):
         rows.append(dict(zip(LAYERS, [f"layer1.{index}.conv1", kind, *sizes], strict=True)))
     write_csv(folder / "layers.csv", rows, LAYERS)
     write_json(folder / "engine.json", {
-        "images": 397, "top1_engine": 90.0, "top1_graph": 90.0, "disagreeing": 0, "unexplained": 0, "smallest_width": 8,
+        "images": 397, "top1_engine": 90.0, "top1_graph": 90.0, "disagreeing": 0, "disagreeing_float64": 0,
+        "unexplained": 0, "smallest_width": 8,
     })  # fmt: skip
     readings = []
     for number, (reading, bias) in enumerate(READINGS):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbq.errors import DbqError
-from dbq.report import figures, labels, results, tables
+from dbq.report import cost_figures, figures, labels, results, tables
 from dbq.report.drawing import SMOKE_NOTE, Drawing, styled
 
 LITERATURE = Path(__file__).parents[2] / tables.LITERATURE
@@ -204,3 +204,24 @@ def test_the_scale_of_accuracy_ends_at_100():
     rows = comparison(3).assign(top1_mean=[55.0, 99.0, 100.0])
     (axes,) = figures.accuracy_plot(rows, {"cifar10": "cifar10"}).axes
     assert max(axes.get_xticks()) == 100 and axes.get_xlim()[1] > 100
+
+
+def test_shares_of_the_kinds_of_layer_add_up_and_an_undefined_cost_has_none(folder):
+    layers = results.layers(folder / "metrics", KEY)
+    shares = cost_figures.kind_shares(layers)
+    assert list(shares.index) == ["first", "depthwise", "other"]
+    np.testing.assert_allclose(shares.sum(), 100)
+    assert shares.c_s["first"] == pytest.approx(100 * layers[layers.kind == "first"].c_s.sum() / layers.c_s.sum())
+    assert "no layers" in words(cost_figures.cost_by_kind(layers[:0])).lower()
+    layers.loc[0, "c_c"] = np.nan
+    assert cost_figures.kind_shares(layers).c_c.isna().all()
+    axes = cost_figures.cost_by_kind(layers).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["first", "depthwise", "other"]
+
+
+def test_readings_are_drawn_over_the_main_one():
+    rows = [
+        {"reading": r, "count_bias": b, "main": b, "c_c": c, "c_s": c / 2} for r, b, c in (("adder_only", True, 10), ("two_bit", False, 25))
+    ]
+    axes = cost_figures.readings_plot(pd.DataFrame(rows)).axes[0]
+    assert [round(bar.get_width(), 2) for bar in axes.patches] == [1.0, 2.5, 1.0, 2.5]

@@ -24,7 +24,7 @@ from dbq.errors import DbqError
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """fixed_point_bits: width of the multipliers' magnitudes (2 to 24). accumulator_bits: width of every accumulator; None: each layer's
+    """fixed_point_bits: width of the multipliers' magnitudes (2 to 32). accumulator_bits: width of every accumulator; None: each layer's
     worst case. overflow: `worst_case` refuses a network that some input could overflow, `observed` watches the images that are run."""
 
     fixed_point_bits: int = 16
@@ -229,12 +229,14 @@ class _Compiler:
     def _rescale(self, name: str, source: str, lsb: float, low, high) -> None:
         given = self.values[source]
         factor = given.lsb / lsb
-        multiplier, shift = (int(array.ravel()[0]) for array in fixed_point.mantissas([[factor]], self.bits))
         largest = max(abs(given.low), abs(given.high))
-        if (largest * multiplier).bit_length() > 61:
+        # a stream may be so wide that a multiplier of all bits would leave int64; one as fine as float32 is wide enough
+        bits = min(self.bits, 61 - largest.bit_length())
+        if bits < min(self.bits, fixed_point.FLOAT32_BITS):
             raise DbqError(
                 f"{name}: a rescaled value needs more than the 62 bits of the engine", f"lower engine.fixed_point_bits (now {self.bits})"
             )
+        multiplier, shift = (int(array.ravel()[0]) for array in fixed_point.mantissas([[factor]], bits))
         ends = fixed_point.round_shift(torch.tensor([given.low, given.high]) * multiplier, torch.tensor(shift))
         if low is not None:
             ends = ends.clamp(low, high)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dbq.errors import DbqError
 
-BITS = (2, 24)  # smallest and largest width of a mantissa: the float32 scales of the training graph have 24 bits themselves
+BITS = (2, 32)  # smallest and largest width of a mantissa
+FLOAT32_BITS = 24  # of the training graph's own numbers
 LARGEST_SHIFT = 61  # of an int64
 
 
@@ -22,7 +23,7 @@ def check_bits(bits) -> int:
     if not isinstance(bits, int) or isinstance(bits, bool) or not low <= bits <= high:
         raise DbqError(
             f"engine.fixed_point_bits: {bits!r} is not a whole number from {low} to {high}",
-            "16 changes no class in practice; `smallest_width` finds what a network needs",
+            "24 is as fine as float32; `smallest_width` finds what a network needs",
         )
     return bits
 

@@ -8,6 +8,7 @@ From an image's quantized pixels to its logits every number is an integer (progr
 integers, is written in fold.py and fixed_point.py.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -27,14 +28,21 @@ WIDTHS = tuple(range(2, 17))
 
 @dataclass
 class Agreement:
-    """top1 in percent. disagreeing: positions of the images whose class differs. logit_difference: the largest difference of a logit over
-    the range of the training graph's logits. sites: in forward order. accumulators: per layer, bits in the worst case and as observed."""
+    """top1 in percent; `graph` is the training graph in float32, as it was trained, `float64` the same graph without float32's rounding.
+
+    disagreeing: positions of the images whose class isn't the graph's; disagreeing_float64: isn't that of the graph in float64.
+    logit_difference: the largest difference from a logit of the graph in float64, over the range of its logits. sites: in forward order.
+    accumulators: per layer, bits in the worst case and as observed.
+    """
 
     images: int
     fixed_point_bits: int
     top1_graph: float
+    top1_float64: float
     top1_engine: float
     disagreeing: list[int]
+    disagreeing_float64: list[int]
+    graph_disagreeing_float64: int  # images that the graph itself classifies differently in float32 and in float64
     logit_difference: float
     sites: list[SiteAgreement]
     accumulators: list[dict]
@@ -68,7 +76,8 @@ def replay(
         compiled = compile_network(network, image_shape(batches), settings)
     program = program or compiled.program
     comparison, observed = Comparison(compiled, program), {}
-    graph_logits, engine_logits, labels = [], [], []
+    network64 = copy.deepcopy(network).double()
+    graph_logits, logits64, engine_logits, labels = [], [], [], []
     for images, targets in batches.in_order():
         if not labels:
             check_exact(program, images[:1])
@@ -79,15 +88,19 @@ def replay(
             logits = program.run(images, observe=observed)
             with torch.no_grad():
                 graph = network(images)
-        graph_logits.append(graph.cpu().double())
+        with torch.no_grad():
+            logits64.append(network64(images.double()).cpu())
+        graph_logits.append(graph.cpu())
         engine_logits.append(logits)
         labels.append(targets.cpu())
-    graph, engine, truth = torch.cat(graph_logits), torch.cat(engine_logits), torch.cat(labels)
-    difference = (engine.double() * program.scale - graph).abs().max() / (graph.max() - graph.min())
+    graph, exact, engine, truth = (torch.cat(part) for part in (graph_logits, logits64, engine_logits, labels))
+    difference = (engine.double() * program.scale - exact).abs().max() / (exact.max() - exact.min())
+    classes = {"graph": graph.argmax(1), "float64": exact.argmax(1), "engine": engine.argmax(1)}
     return Agreement(
-        len(truth), program.fixed_point_bits, _top1(graph, truth), _top1(engine, truth),
-        (graph.argmax(1) != engine.argmax(1)).nonzero().flatten().tolist(), float(difference),
-        list(comparison.sites.values()), accumulators(program, observed),
+        len(truth), program.fixed_point_bits, *(100.0 * float((found == truth).sum()) / len(truth) for found in classes.values()),
+        (classes["engine"] != classes["graph"]).nonzero().flatten().tolist(),
+        (classes["engine"] != classes["float64"]).nonzero().flatten().tolist(), int((classes["graph"] != classes["float64"]).sum()),
+        float(difference), list(comparison.sites.values()), accumulators(program, observed),
     )  # fmt: skip
 
 

@@ -30,18 +30,20 @@ class Verdict:
     widths: list[dict]
     smallest_width: int
     width_images: int
-    bound: float  # points of top1
+    bound: float  # points of top1 from the training graph in float64
     speed_ratio: float
 
     def holds(self) -> bool:
-        difference = abs(self.agreement.top1_engine - self.agreement.top1_graph)
+        difference = abs(self.agreement.top1_engine - self.agreement.top1_float64)
         return difference <= self.bound + 1e-9 and self.agreement.unexplained == 0
 
     def as_dict(self) -> dict:
         agreement = self.agreement
         return {
             "images": agreement.images, "fixed_point_bits": agreement.fixed_point_bits, "top1_graph": agreement.top1_graph,
-            "top1_engine": agreement.top1_engine, "disagreeing": len(agreement.disagreeing), "unexplained": agreement.unexplained,
+            "top1_float64": agreement.top1_float64, "top1_engine": agreement.top1_engine, "disagreeing": len(agreement.disagreeing),
+            "disagreeing_float64": len(agreement.disagreeing_float64), "unexplained": agreement.unexplained,
+            "graph_disagreeing_float64": agreement.graph_disagreeing_float64,
             "logit_difference": agreement.logit_difference, "bound": self.bound, "smallest_width": self.smallest_width,
             "width_images": self.width_images, "widths": self.widths, "sites": [asdict(site) for site in agreement.sites],
             "accumulators": agreement.accumulators, "speed_ratio": self.speed_ratio,
@@ -81,7 +83,7 @@ def demand(verdict: Verdict, key: str) -> None:
     if not verdict.holds():
         agreement = verdict.agreement
         raise DbqError(
-            f"experiments.{key}: the engine gives {agreement.top1_engine:.2f} % and the training graph {agreement.top1_graph:.2f} % "
+            f"experiments.{key}: the engine gives {agreement.top1_engine:.2f} % and the training graph {agreement.top1_float64:.2f} % "
             f"(bound {verdict.bound:.2f} points), {agreement.unexplained} integers that rounding doesn't explain",
             "raise engine.fixed_point_bits; unexplained integers mean a damaged model or a wrong engine",
         )

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from dbq.report.drawing import BLUE, FAINT, ORANGE, VERMILION, Drawing, styled
+from dbq.report.drawing import BLUE, FAINT, INK, ORANGE, VERMILION, Drawing, styled
 
 
 @styled
@@ -15,10 +15,20 @@ def width_plot(widths: list[dict], chosen: int, smoke: bool = False) -> Drawing:
     axes.plot(rows.fixed_point_bits, rows.top1, "o-", color=BLUE, markersize=5, label="integer engine")
     ring = rows[rows.fixed_point_bits == chosen]
     axes.plot(ring.fixed_point_bits, ring.top1, "o", color=VERMILION, markersize=11, fillstyle="none", label="smallest that keeps top1")
+    axes.set_xticks(sorted(set(rows.fixed_point_bits)))
     axes.set_xlabel("bits of a multiplier")
     axes.set_ylabel("validation top1 [%]")
     axes.legend(loc="lower right")
     return figure
+
+
+# (kind, structure) of an engine: (colour, marker)
+ENGINES = {
+    ("port", "chain"): (BLUE, "o"),
+    ("port", "tree"): (ORANGE, "s"),
+    ("constant", "chain"): (VERMILION, "^"),
+    ("constant", "tree"): (FAINT, "D"),
+}
 
 
 @styled
@@ -28,9 +38,10 @@ def hardware_plot(rows: pd.DataFrame) -> Drawing:
     axes = figure.add_subplot()
     axes.axhspan(0.9, 1.1, color="#eeeeee", zorder=0)
     axes.axhline(1.0, color=FAINT, linewidth=1)
-    kinds = list(dict.fromkeys(zip(rows.kind, rows.structure, strict=True)))
-    for (kind, structure), (colour, marker) in zip(kinds, [(BLUE, "o"), (ORANGE, "s"), (VERMILION, "^"), (FAINT, "D")], strict=False):
+    for (kind, structure), (colour, marker) in ENGINES.items():
         part = rows[(rows.kind == kind) & (rows.structure == structure)]
+        if part.empty:
+            continue
         axes.plot(part.length, part.ratio, marker, color=colour, markersize=5, label=f"{kind} weights, {structure}", alpha=0.8)
     axes.set_xscale("log")
     ticks = sorted(set(rows.length))
@@ -39,4 +50,32 @@ def hardware_plot(rows: pd.DataFrame) -> Drawing:
     axes.set_xlabel("length D of the dot product")
     axes.set_ylabel("synthesised / counted (adder-only)")
     axes.legend(loc="lower left")
+    return figure
+
+
+@styled
+def hardware_trained_plot(rows: pd.DataFrame) -> Drawing:
+    """Full adders of each trained dot product: counted by the adder-only reading (ring) and synthesised (filled), from above in the order
+    of the rows; on the right the zero rate of its trained planes and synthesised over counted."""
+    figure = Drawing(7.5, 1.0 + 0.24 * len(rows), "Trained dot products, counted and synthesised")
+    axes = figure.add_subplot()
+    heights = range(len(rows) - 1, -1, -1)
+    for (kind, structure), (colour, marker) in ENGINES.items():
+        part = [(y, row) for y, row in zip(heights, rows.itertuples(), strict=True) if (row.kind, row.structure) == (kind, structure)]
+        if not part:
+            continue
+        levels = [y for y, _ in part]
+        counted, found = [row.counted_adder_only for _, row in part], [row.synthesised_full_adders for _, row in part]
+        axes.hlines(levels, found, counted, color=colour, linewidth=1, alpha=0.6)
+        axes.plot(counted, levels, "o", color=INK, markersize=7, fillstyle="none")
+        axes.plot(found, levels, marker, color=colour, markersize=5, linestyle="none", label=f"{kind} weights, {structure}")
+    for y, row in zip(heights, rows.itertuples(), strict=True):
+        axes.text(1.01, y, f"{row.zero_rate:.2f}   {row.ratio:.2f}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    axes.text(1.01, len(rows) - 0.3, "zeros  ratio", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
+    axes.plot([], [], "o", color=INK, markersize=7, fillstyle="none", label="counted (adder-only)")
+    axes.set_yticks(list(heights), [f"{row.experiment}, {row.layer}, D {row.length}" for row in rows.itertuples()], fontsize=7)
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_xscale("log")
+    axes.set_xlabel("full adders of one dot product")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.2, -0.45 / (0.24 * len(rows))), ncols=2)
     return figure

@@ -96,7 +96,7 @@ def engine(metrics_folder, key: str) -> dict:
     """engine.json of an experiment: what the integer engine's replay of the test set gave."""
     path = Path(metrics_folder) / "engine" / key / "engine.json"
     value = _read_of_stage(path, "engine", key)
-    _has(value, ("images", "top1_engine", "disagreeing", "unexplained", "smallest_width"), path, "engine", key)
+    _has(value, ("images", "top1_engine", "disagreeing", "disagreeing_float64", "unexplained", "smallest_width"), path, "engine", key)
     return value
 
 

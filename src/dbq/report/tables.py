@@ -21,13 +21,16 @@ ACCURACY_COLUMNS = [
 ]  # fmt: skip
 COST_COLUMNS = [
     "key", "network", "dataset", "method", "branches", "weight_bits", "activation_bits", "macs", "reading", "count_bias",
-    *results.COSTS, "engine_top1", "engine_images", "engine_disagreeing", "engine_unexplained", "smallest_multiplier_bits", "label",
+    *results.COSTS, "engine_top1", "engine_images", "engine_disagreeing", "engine_disagreeing_float64",
+    "engine_unexplained", "smallest_multiplier_bits",
+    "label",
 ]  # fmt: skip
 DATASET_COLUMNS = ["key", "source", "label", "md5_identical", "classes", "image_size", "train", "val", "test", "licence"]
 UNITS = {"c_c": "FA", "c_s": "FA", "c_r": "bit", "c_m": "bit"}
 _INTEGERS = {
     "branches", "weight_bits", "activation_bits", "epochs", "n", "macs", *results.COSTS,
-    "engine_images", "engine_disagreeing", "engine_unexplained", "smallest_multiplier_bits",
+    "engine_images", "engine_disagreeing", "engine_disagreeing_float64",
+    "engine_unexplained", "smallest_multiplier_bits",
     "nonzeros", "weights", "classes", "image_size", "train", "val", "test",
 }  # fmt: skip
 
@@ -104,7 +107,7 @@ def cost(params: dict, metrics_folder) -> pd.DataFrame:
 def _engine_columns(metrics_folder, key: str) -> dict:
     """What the integer engine's replay says: its top1 on the test set, images of another class, integers that nothing explains."""
     value = results.engine(metrics_folder, key)
-    columns = {f"engine_{name}": value[name] for name in ("images", "disagreeing", "unexplained")}
+    columns = {f"engine_{name}": value[name] for name in ("images", "disagreeing", "disagreeing_float64", "unexplained")}
     return {"engine_top1": value["top1_engine"], "smallest_multiplier_bits": value["smallest_width"], **columns}
 
 

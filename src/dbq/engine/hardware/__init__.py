@@ -2,18 +2,20 @@
 
     python -m dbq.engine.hardware generate --length 64 --activation-bits 8 --branches 2
     python -m dbq.engine.hardware measure --out data/reference/hardware.csv
+    python -m dbq.engine.hardware trained resnet20-cifar10-dbq-2t --profile cifar10 --out data/reference/hardware-trained.csv
 
-The tools (Icarus Verilog, Yosys) are optional: `measurements` reads the committed table where they are absent.
+The tools (Icarus Verilog, Yosys) are optional: `measurements` and `read_trained` read the committed tables where they are absent.
 """
 
 from dbq.engine.hardware.counts import counted, tree_adders
 from dbq.engine.hardware.design import Computed, Design, evaluate
-from dbq.engine.hardware.measure import REASONS, measurements
-from dbq.engine.hardware.simulation import mismatches, simulate, simulate_flags
+from dbq.engine.hardware.measure import measurements
+from dbq.engine.hardware.simulation import compare, mismatches, simulate, simulate_flags
 from dbq.engine.hardware.synthesis import Synthesised, synthesise
+from dbq.engine.hardware.table import REASONS, read_trained
 from dbq.engine.hardware.verilog import generate
 
 __all__ = [
-    "REASONS", "Computed", "Design", "Synthesised", "counted", "evaluate", "generate", "measurements", "mismatches", "simulate",
-    "simulate_flags", "synthesise", "tree_adders",
+    "REASONS", "Computed", "Design", "Synthesised", "compare", "counted", "evaluate", "generate", "measurements", "mismatches",
+    "read_trained", "simulate", "simulate_flags", "synthesise", "tree_adders",
 ]  # fmt: skip

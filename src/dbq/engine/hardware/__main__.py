@@ -1,11 +1,14 @@
-"""python -m dbq.engine.hardware generate|measure; `--help` lists the arguments."""
+"""python -m dbq.engine.hardware generate|measure|trained; `--help` lists the arguments."""
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 
-from dbq.engine.hardware import measure as table
+from dbq import config
+from dbq.engine.hardware import experiment as trained
+from dbq.engine.hardware import measure, table
 from dbq.engine.hardware.design import STRUCTURES, Design
 from dbq.engine.hardware.verilog import generate
 from dbq.errors import DbqError, main_with_errors
@@ -17,6 +20,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise DbqError(message, f"`{self.prog} --help` lists the arguments")
+
+
+def _other(sizes) -> str:
+    return f"a grid of these; where only others are given: {', '.join(map(str, sizes))}; without any: the grid of the committed file"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,11 +40,22 @@ def _parser() -> argparse.ArgumentParser:
     text.add_argument("--accumulator-bits", type=int, help="default: the width that always suffices")
     rows = commands.add_parser("measure", help="simulate and synthesise a grid of engines (needs iverilog and yosys)")
     rows.add_argument("--out", required=True, help="CSV file")
-    rows.add_argument("--vectors", type=int, default=table.VECTORS, help="simulated dot products per engine")
-    rows.add_argument("--lengths", type=int, nargs="+", default=table.LENGTHS)
-    rows.add_argument("--activation-bits", type=int, nargs="+", default=table.ACTIVATION_BITS)
-    rows.add_argument("--branches", type=int, nargs="+", default=table.BRANCHES)
+    rows.add_argument("--vectors", type=int, default=measure.VECTORS, help="simulated dot products per engine")
+    rows.add_argument("--lengths", type=int, nargs="+", help=_other(measure.LENGTHS))
+    rows.add_argument("--activation-bits", type=int, nargs="+", help=_other(measure.ACTIVATION_BITS))
+    rows.add_argument("--branches", type=int, nargs="+", help=_other(measure.BRANCHES))
     rows.add_argument("--jobs", type=int, default=1, help="tools at a time")
+    real = commands.add_parser("trained", help="the same for dot products of a trained network (needs iverilog, yosys, model and data)")
+    real.add_argument("experiment", help="a key of experiments in params.yaml")
+    real.add_argument("--params", default="params.yaml", help="params.yaml, or the same tree as JSON")
+    real.add_argument("--profile", help="instead of the profile in params.yaml")
+    real.add_argument("--model", type=Path, help="trained models (default runs/PROFILE/models/quantize-EXPERIMENT.pt)")
+    real.add_argument("--data", type=Path, help="prepared data set (default data/prepared/PROFILE/DATASET)")
+    real.add_argument("--layers", nargs="+", help="default: for every length of a dot product the first layer that has it")
+    real.add_argument("--vectors", type=int, default=measure.VECTORS, help="simulated dot products per engine")
+    real.add_argument("--images", type=int, default=trained.IMAGES, help="validation images that they are drawn from")
+    real.add_argument("--jobs", type=int, default=1, help="tools at a time")
+    real.add_argument("--out", required=True, help="CSV file; rows of other experiments in it stay")
     return parser
 
 
@@ -67,13 +85,35 @@ def _design(arguments) -> Design:
 
 
 def _print_row(row: dict):
-    print(
-        f"{row['kind']:8s} {row['structure']:5s} D {row['length']:3d} Bx {row['activation_bits']} B {row['branches']} "
-        f"zero rate {row['zero_rate']:.1f}: {row['synthesised_full_adders']:6d} FA, {row['ratio']:.3f} of adder_only, "
-        f"{row['ratio_tree']:.3f} of tree; {row['mismatches']} mismatches in {row['simulated_dot_products']}",
-        file=sys.stderr,
-        flush=True,
+    print(table.described(row), file=sys.stderr, flush=True)
+
+
+def _measure_grid(arguments) -> list[dict]:
+    sizes = {name: getattr(arguments, name) for name in ("lengths", "activation_bits", "branches") if getattr(arguments, name)}
+    cases = measure.grid(**sizes) if sizes else measure.committed_grid()
+    rows = measure.measure_all(cases, arguments.vectors, arguments.jobs, _print_row)
+    write_csv(arguments.out, rows, table.COLUMNS)
+    return rows
+
+
+def _measure_trained(arguments) -> list[dict]:
+    params = config.read(arguments.params)
+    profile = config.check_profile(arguments.profile or config.lookup(params, "profile"))
+    experiment = config.experiment(params, profile, arguments.experiment)
+    rows = trained.measure_experiment(
+        experiment,
+        arguments.model or Path("runs") / profile / "models" / f"quantize-{experiment.key}.pt",
+        arguments.data or Path("data/prepared") / profile / experiment.dataset,
+        config.cost(params),
+        config.engine(params),
+        layers=arguments.layers,
+        count=arguments.vectors,
+        images=arguments.images,
+        jobs=arguments.jobs,
+        report=_print_row,
     )
+    trained.write(arguments.out, rows)
+    return rows
 
 
 def main():
@@ -81,12 +121,10 @@ def main():
     if arguments.command == "generate":
         sys.stdout.write(generate(_design(arguments)))
         return
-    for name in ("vectors", "jobs"):
-        if getattr(arguments, name) < 1:
+    for name in ("vectors", "jobs", "images"):
+        if getattr(arguments, name, 1) < 1:
             raise DbqError(f"--{name}: {getattr(arguments, name)} is out of range", "it must be 1 or more")
-    cases = table.grid(arguments.lengths, arguments.activation_bits, arguments.branches)
-    rows = table.measure_all(cases, arguments.vectors, arguments.jobs, _print_row)
-    write_csv(arguments.out, rows, table.COLUMNS)
+    rows = (_measure_grid if arguments.command == "measure" else _measure_trained)(arguments)
     wrong = sum(row["mismatches"] for row in rows)
     if wrong:
         raise DbqError(f"{arguments.out}: {wrong} simulated dot products differ from integers", "the rows with mismatches name the engines")

@@ -16,7 +16,7 @@ from dbq.errors import DbqError
 KINDS = ("port", "constant")
 STRUCTURES = ("chain", "tree")
 # name of a setting: (lowest, highest)
-RANGES = {"length": (1, 8192), "activation_bits": (1, 16), "branches": (1, 8), "scale_bits": (1, 16)}
+RANGES = {"length": (1, 8192), "activation_bits": (1, 16), "branches": (1, 8), "scale_bits": (1, 32)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,11 @@ class Design:
             )
         if self.planes is not None:
             check_planes(self.planes, (self.branches, self.length))
+        if self.output_bits() > 63:
+            raise DbqError(
+                f"hardware: an output of {self.output_bits()} bits doesn't fit the 64-bit integers that it is compared with",
+                "pass a smaller length, activation_bits or scale_bits",
+            )
 
     @property
     def kind(self) -> str:

@@ -53,10 +53,10 @@ def simulate_flags(design: Design, activations, planes=None, scales=None) -> Com
         return _outputs((folder / "outputs.txt").read_text(), count)
 
 
-def mismatches(design: Design, activations, planes, scales) -> int:
-    """Simulated dot products that differ from exact integers; the adder-by-adder evaluation must equal the simulation bit for bit.
+def compare(design: Design, activations, planes, scales) -> tuple[np.ndarray, np.ndarray]:
+    """(simulated values (n,) int64, which of them differ from exact integers (n,) bool).
 
-    Raises DbqError as simulate() does.
+    The adder-by-adder evaluation must equal the simulation bit for bit. Raises DbqError as simulate() does, and where it doesn't.
     """
     simulated = simulate_flags(design, activations, planes, scales)
     evaluated = evaluate(design, activations, planes, scales)
@@ -64,7 +64,13 @@ def mismatches(design: Design, activations, planes, scales) -> int:
         raise DbqError(
             "hardware: the simulated netlist and design.evaluate disagree", "report it with the design and the versions of the tools"
         )
-    return int((checked(design, simulated) != reference(*check_vectors(design, activations, planes, scales))).sum())
+    values = checked(design, simulated)
+    return values, values != reference(*check_vectors(design, activations, planes, scales))
+
+
+def mismatches(design: Design, activations, planes, scales) -> int:
+    """Simulated dot products that differ from exact integers; raises DbqError as compare() does."""
+    return int(compare(design, activations, planes, scales)[1].sum())
 
 
 def _pack(values: np.ndarray, bits: int) -> np.ndarray:
