@@ -65,3 +65,25 @@ def test_a_copy_of_a_network_quantizes_its_own_weights():
     assert not torch.allclose(twin(images), before)
     assert torch.equal(model(images), before)
     assert twin.quantized_together.quantizers[0] is twin[0].parametrizations.weight[0]
+
+
+def test_a_compiled_network_computes_the_same_step():
+    """Also with the hooks kept out of the compiled graph, as the training loop does where a recipe says compile: true."""
+    results = []
+    for compiled in (False, True):
+        model = network(2, "hard")
+        together.attach(model, torch.compiler.disable if compiled else lambda hook: hook)
+        step = torch.compile(model, backend="eager") if compiled else model
+        step.train()
+        step(torch.ones(2, 3, 9, 9)).square().sum().backward()
+        assert all(quantizer.ready is None for quantizer in model.quantized_together.quantizers)
+        results.append([parameter.grad for parameter in model.parameters()])
+    for plain, other in zip(*results, strict=True):
+        torch.testing.assert_close(plain, other)
+
+
+def test_attaching_again_replaces_the_hooks():
+    model = network(2, "hard")
+    together.attach(model)
+    together.attach(model)
+    assert len(model._forward_pre_hooks) == len(model._forward_hooks) == 1

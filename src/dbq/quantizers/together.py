@@ -6,6 +6,7 @@ padded with zeros, whose gradient is dropped) and each row uses the scales of it
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +56,16 @@ class Together:
         return [from_memory_order(part[: weight.numel()], weight) for part, weight in zip(parts, self.weights, strict=True)]
 
 
-def attach(network: nn.Module) -> None:
-    """Quantize the network's per-layer DBQ weights together at each of its forward passes in training mode."""
+def attach(network: nn.Module, wrap: Callable = lambda hook: hook) -> None:
+    """Quantize the network's per-layer DBQ weights together at each of its forward passes in training mode.
+
+    wrap: around both hooks, in place of those attached before: torch.compiler.disable keeps them out of a compiled network.
+    """
+    for handle in network.__dict__.pop("quantizes_together", ()):
+        handle.remove()
     if len(_layers(network)) > 1:
-        network.register_forward_pre_hook(_before)
-        network.register_forward_hook(_after, always_call=True)
+        handles = network.register_forward_pre_hook(wrap(_before)), network.register_forward_hook(wrap(_after), always_call=True)
+        network.__dict__["quantizes_together"] = handles
 
 
 def _layers(network: nn.Module) -> list:
@@ -67,7 +73,6 @@ def _layers(network: nn.Module) -> list:
     return [layer for layer in found if isinstance(layer[0], BranchQuantizer) and layer[0].config.scales == "layer"]
 
 
-@torch.compiler.disable
 def _before(network: nn.Module, inputs) -> None:
     if not network.training:
         return
@@ -78,7 +83,6 @@ def _before(network: nn.Module, inputs) -> None:
         quantizer.ready = value
 
 
-@torch.compiler.disable
 def _after(network: nn.Module, inputs, outputs) -> None:
     for quantizer in network.quantized_together.quantizers if hasattr(network, "quantized_together") else ():
         quantizer.ready = None

@@ -4,6 +4,9 @@ training_curves(history)   weight_histogram(weights)   transfer_curve(annealing)
 accuracy_plot(rows, titles)   pareto(rows, metric, titles)
 """
 
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +25,7 @@ __all__ = [
     "training_curves", "transfer_curve", "weight_histogram", "write_figures",
 ]  # fmt: skip
 
+MOST_PROCESSES = 4
 COMPARISONS = ("accuracy", *(f"pareto_{metric}" for metric in results.COSTS))
 
 
@@ -39,27 +43,32 @@ def write_figures(params: dict, metrics_folder, tables_folder, out_folder) -> No
         save(pareto(points, metric, titles, smoke), out / f"pareto_{metric}")
     save(ablation_plot(ablation_report.table(metrics_folder), smoke), out / "ablations")
     save(overhead_bars(overhead_figures.table(metrics_folder), smoke), out / "overhead")
-    for name, figure in _figures_of_keys(params, metrics_folder, smoke, titles):
-        save(figure, out / name)
+    wanted = [(stage, key) for stage in ("pretrain", "quantize", "engine") for key in results.declared(params, stage)]
+    wanted = [(stage, key) for stage, key in wanted if results.was_run(metrics_folder, stage, key)]
+    # each key's figures depend on its own results alone: a process a core draws them
+    with ProcessPoolExecutor(min(MOST_PROCESSES, os.cpu_count() or 1), multiprocessing.get_context("spawn")) as processes:
+        for done in [processes.submit(_write_figures_of, stage, key, params, Path(metrics_folder), out) for stage, key in wanted]:
+            done.result()
 
 
-def _figures_of_keys(params: dict, metrics: Path, smoke: bool, titles: dict[str, str]):
-    for stage in ("pretrain", "quantize"):
-        for key in results.declared(params, stage):
-            if not results.was_run(metrics, stage, key):
-                continue
-            dataset = params[results.DECLARED_IN[stage]][key]["dataset"]
-            stand_in = f", {titles[dataset]}" if titles[dataset] != dataset else ""
-            curves = training_curves(results.history(metrics, stage, key), f"Training of {key}{stand_in}", smoke)
-            yield f"training_curves-{key}", curves
-            if stage == "quantize":
-                if annealing := results.annealing(metrics, key):
-                    yield f"transfer_curve-{key}", transfer_curve(annealing, f"Quantizer of {key}", smoke)
-                if (weights := results.weights(metrics, key))["layers"]:
-                    yield f"weight_histogram-{key}", weight_histogram(weights, f"Weights of {key}{stand_in}", smoke)
-    for key in results.declared(params, "engine"):
-        if results.was_run(metrics, "engine", key):
-            yield f"cost_per_layer-{key}", cost_bars(results.layers(metrics, key), f"Cost per layer of {key}", smoke)
+def _write_figures_of(stage: str, key: str, params: dict, metrics: Path, out: Path) -> None:
+    for name, figure in _figures_of(stage, key, params, metrics):
+        save(figure, out / f"{name}-{key}")
+
+
+def _figures_of(stage: str, key: str, params: dict, metrics: Path):
+    smoke, titles = results.is_smoke(params), results.dataset_titles(params)
+    if stage == "engine":
+        yield "cost_per_layer", cost_bars(results.layers(metrics, key), f"Cost per layer of {key}", smoke)
+        return
+    dataset = params[results.DECLARED_IN[stage]][key]["dataset"]
+    stand_in = f", {titles[dataset]}" if titles[dataset] != dataset else ""
+    yield "training_curves", training_curves(results.history(metrics, stage, key), f"Training of {key}{stand_in}", smoke)
+    if stage == "quantize":
+        if annealing := results.annealing(metrics, key):
+            yield "transfer_curve", transfer_curve(annealing, f"Quantizer of {key}", smoke)
+        if (weights := results.weights(metrics, key))["layers"]:
+            yield "weight_histogram", weight_histogram(weights, f"Weights of {key}{stand_in}", smoke)
 
 
 def _table(folder, name: str) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from dbq.config import TrainingConfig
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
 from dbq.policies import weight_quantizers
+from dbq.quantizers import together
 from dbq.training import optimiser as optimisers
 from dbq.training.checkpoints import Checkpoint
 from dbq.training.evaluation import reestimate_batch_norm, top1
@@ -189,6 +190,7 @@ def _compiled(network: nn.Module):
     device = next(network.parameters()).device
     if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise DbqError("schedules: compile is true and there is no C++ compiler (g++)", "install one, or set compile: false")
+    together.attach(network, torch.compiler.disable)  # here and not as a decorator: importing the compiler takes longer than torch itself
     return torch.compile(network)
 
 
