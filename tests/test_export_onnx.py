@@ -10,7 +10,8 @@ from export_models import KEY, SHAPE, tiny
 
 from dbq import config, networks, policies
 from dbq.engine.compile import compile_network
-from dbq.export import onnx_graph
+from dbq.errors import DbqError
+from dbq.export import onnx_graph, verify
 from dbq.networks.count import layer_shapes, macs
 from dbq.quantizers.settings import METHODS
 
@@ -47,6 +48,29 @@ def test_onnxruntime_gives_the_classes_of_the_training_graph(made, tmp_path):
         differences.append((logits - graph).abs().amax(1) / (graph.max() - graph.min()))
     assert differing <= 1  # none on the machines tried; an image between two classes and an activation on a tie make one possible
     assert float(torch.cat(differences).median()) < 1e-5
+
+
+@needs_onnxruntime
+def test_a_file_is_verified_and_a_damaged_one_is_refused(made, tmp_path):
+    import onnx
+
+    path = tmp_path / "model.onnx"
+    onnx_graph.write(path, made.found)
+    found = verify.verify_onnx(path, made.data)
+    assert abs(found["correct"] - made.found.metadata["recorded"]["correct"]) <= 1 and found["images"] == 397
+    model = onnx.load(path)
+    plane = next(tensor for tensor in model.graph.initializer if tensor.name.startswith("layer1.0.conv1.branch1"))
+    plane.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(onnx.numpy_helper.to_array(plane)), plane.name))
+    onnx.save(model, path)
+    with pytest.raises(DbqError, match=r"model\.onnx: top1 .* and the integers have"):
+        verify.verify_onnx(path, made.data)
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    with pytest.raises(DbqError, match="no record of its top1"):
+        verify.verify_onnx(path, made.data)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DbqError, match="no ONNX graph that can be run"):
+        verify.verify_onnx(path, made.data)
 
 
 @needs_onnxruntime

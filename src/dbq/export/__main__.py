@@ -1,4 +1,4 @@
-"""Export a trained experiment, or replay an exported file: python -m dbq.export EXPERIMENT | --verify FILE.safetensors"""
+"""Export a trained experiment, or replay an exported file: python -m dbq.export EXPERIMENT | --verify FILE"""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from dbq import config
 from dbq.errors import DbqError, main_with_errors
 from dbq.export import container
-from dbq.export.verify import verify
+from dbq.export.verify import verify, verify_onnx
 
 
 def main():
@@ -18,7 +18,7 @@ def main():
     parser.add_argument("--data", type=Path, help="prepared data set (default data/prepared/PROFILE/DATASET)")
     parser.add_argument("--out", type=Path, help="folder of the files (default runs/PROFILE/export)")
     parser.add_argument("--without-onnx", action="store_true", help="only the safetensors file, which needs no further package")
-    parser.add_argument("--verify", type=Path, metavar="FILE", help="replay this safetensors file on the test images")
+    parser.add_argument("--verify", type=Path, metavar="FILE", help="replay this file, .safetensors or .onnx, on the test images")
     arguments = parser.parse_args()
     if arguments.verify is not None:
         replay(arguments)
@@ -29,6 +29,10 @@ def main():
 
 
 def replay(arguments) -> None:
+    if arguments.verify.suffix == ".onnx":
+        found = verify_onnx(arguments.verify, arguments.data)
+        print(f"{arguments.verify}: top1 {found['top1']:.2f} % ({found['correct']} of {found['images']} test images) in onnxruntime")
+        return
     found = verify(arguments.verify, arguments.data, arguments.experiment)
     metadata = container.load(arguments.verify)[0]
     print(f"{arguments.verify}: {metadata['experiment']} ({metadata['profile']}), {metadata['network']}, seed {metadata['seed']}")

@@ -11,6 +11,7 @@ images on which float32 sums in another order round an activation the other way;
 """
 
 import importlib
+import json
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ def write(path, trained) -> None:
     """Write the ONNX graph of a trained.Trained."""
     names = ("experiment", "profile", "network", "dataset", "method", "seed")
     properties = {name: str(trained.metadata[name]) for name in names} | trained.metadata["provenance"]
-    properties |= {"mean": str(trained.metadata["mean"]), "std": str(trained.metadata["std"])}
+    properties |= {name: json.dumps(trained.metadata[name]) for name in ("mean", "std", "recorded")}
     data = build(trained.compiled, properties).SerializeToString(deterministic=True)
     write_atomically(path, lambda file: file.write(data))
 
