@@ -25,7 +25,8 @@ def test_numbers_are_those_of_the_result_files(key, cells):
     _, _, epochs, n, top1, zero_rate, *costs = (cell.strip() for cell in cells.split("|"))
     row = table("accuracy")[key]
     assert (epochs, n) == (row["epochs"], row["n"])
-    assert top1 == f"{float(row['top1_mean']):.2f}"
+    spread = f" ± {float(row['top1_std']):.2f}" if row["top1_std"] else ""
+    assert top1 == f"{float(row['top1_mean']):.2f}{spread}"
     assert zero_rate == f"{float(row['zero_rate']):.2f}"
     expected = table("cost").get(key)
     if expected is None:
