@@ -13,7 +13,7 @@ reproduce: .venv/.done ## every table, figure and report of the profile in param
 	PYTHONPATH=src env -u OMP_NUM_THREADS python pipeline/reproduce.py
 
 test: .venv/.done ## the tests, two at a time
-	OMP_NUM_THREADS=1 python -m pytest -n 2
+	PYTHONPATH=src OMP_NUM_THREADS=1 python -m pytest -n 2
 
 lint: .venv/.done ## style of code and notebooks
 	ruff check .
