@@ -207,3 +207,20 @@ def test_a_dead_filter_is_quantized_to_zero_or_one_level_and_nothing_breaks(vari
     # binary levels leave zero out, and the centres of k-means need not lie around it
     if quantizer.coding != "binary" and variant != "quantization_networks-seven":
         assert not hard[2].any()
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "dbq-soft"])
+def test_bf16_autocast_does_not_round_the_quantized_weights(variant):
+    weight = example()
+    if variant == "dbq-soft":
+        quantizer = quantizers.build("dbq", weight, parse(METHODS["dbq"], {**DEFAULTS["dbq"], "forward": "soft"}, "dbq"))
+    else:
+        quantizer = build(variant, weight)
+    quantizer.train().advance(0.0, 0)
+    quantizer.prepare(weight)
+    expected = quantizer(weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = quantizer(weight)
+    # LQ-Nets moves its basis a little at every look at the weights
+    tolerance = 1e-3 if variant.startswith("lq_nets") else 0
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=0)

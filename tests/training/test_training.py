@@ -250,3 +250,16 @@ def test_batch_norm_statistics_are_those_of_the_hard_weights(params, data, float
             run.network.eval()(images)
     expected = np.mean([float(value[:, 0].detach().mean()) for value in inputs])
     assert float(run.network.bn1.running_mean[0]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_a_bf16_run_learns_says_so_in_its_label_and_warns_without_hardware(params, data, float_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    lines = []
+    tree = copy.deepcopy(params)
+    tree["schedules"]["finetune"]["smoke"] |= {"precision": "bf16", "epochs": 1}
+    experiment = config.experiment(tree, "smoke", KEY)
+    run = runs.train_quantized(experiment, 0, float_run.network.state_dict(), runs.Setting(data, tmp_path, log=lines.append))
+    assert any("no bfloat16 instructions" in line for line in lines)
+    assert run.top1 > 30  # of ten classes
+    assert all(value.dtype != torch.bfloat16 for value in run.network.state_dict().values())
+    assert results.label(False, "cpu (1 thread)", experiment.training, 1) == "MEASURED: CPU-size schedule (1 epochs, bf16)"

@@ -25,7 +25,7 @@ def run(params: dict, profile: str, float_state: dict, setting: runs.Setting) ->
         rows.append({
             **row, "n": 1, "epochs": len(done.fit.history), "val_top1": done.fit.val_top1, "zero_rate": zero_rate,
             "soft_hard_gap": done.fit.history[-1]["soft_hard_gap"], "device": device, "data_source": done.provenance["data_source"],
-            "label": results.label(experiment.dataset_config.stand_in, device, len(done.fit.history)),
+            "label": results.label(experiment.dataset_config.stand_in, device, experiment.training, len(done.fit.history)),
         })  # fmt: skip
     for row in rows:
         reference = next(other for other in rows if other["base"] == row["base"])

@@ -75,7 +75,7 @@ def fit(
     that is not finite, a collapsed branch, and a checkpoint that can't be written.
     """
     optimiser = optimisers.build(network, recipe)
-    trainee = Trainee(network, optimiser, recipe, seed, teacher)
+    trainee = Trainee(network, optimiser, recipe, seed, teacher, log)
     history, first = [], 0
     state = checkpoint.read(next(network.parameters()).device, log)
     if state is not None:
@@ -118,13 +118,15 @@ def fit(
 class Trainee:
     """A network with what its steps need: optimiser, quantizers, teacher, and the compiled forward pass if the recipe asks for it."""
 
-    def __init__(self, network: nn.Module, optimiser, recipe: TrainingConfig, seed: int, teacher: nn.Module | None):
+    def __init__(self, network: nn.Module, optimiser, recipe: TrainingConfig, seed: int, teacher: nn.Module | None, log=print):
         self.network, self.optimiser, self.recipe, self.seed, self.teacher = network, optimiser, recipe, seed, teacher
         self.quantizers = [quantizer for _, quantizer, _ in weight_quantizers(network)]
         self.norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self.oscillation = Oscillation(network)
         self.device = next(network.parameters()).device
         self.forward = _compiled(network) if recipe.compile else network
+        if recipe.precision == "bf16" and self.device.type == "cpu" and not torch.cpu.get_capabilities().get("avx512_bf16"):
+            log("precision bf16: this processor has no bfloat16 instructions, so that it is slower than fp32 -> set precision: fp32")
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
     def epoch(self, train: Batches, epoch: int, steps: int) -> dict:

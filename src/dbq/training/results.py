@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from dbq.config import Experiment, Pretrain
+from dbq.config import Experiment, Pretrain, TrainingConfig
 from dbq.files import write_csv, write_json
 from dbq.policies import COLUMNS, branch_quantizers, method_quantizers, weight_quantizers
 from dbq.quantizers import branch_function
@@ -17,13 +17,13 @@ BINS = 80
 CURVE_POINTS = 401
 
 
-def label(stand_in: bool, device: str, epochs: int) -> str:
+def label(stand_in: bool, device: str, recipe: TrainingConfig, epochs: int) -> str:
     """How far a number may be believed."""
     if stand_in:
         return "SMOKE: stand-in images, not evidence"
     if epochs == 0:
         return "MEASURED: external weights, evaluated here"
-    return "MEASURED" if "cpu" not in device else f"MEASURED: CPU-size schedule ({epochs} epochs)"
+    return "MEASURED" if "cpu" not in device else f"MEASURED: CPU-size schedule ({epochs} epochs, {recipe.precision})"
 
 
 def zero_rates(network) -> tuple[float, list[float]]:
@@ -53,7 +53,7 @@ def metrics(entry: Pretrain | Experiment, runs: list[Run]) -> dict:
         "weight_bits": entry.quantizer.weight_bits if quantized else 32, "activation_bits": entry.activation_bits if quantized else 32,
         "epochs": epochs, "seeds": [run.seed for run in runs], "top1": [run.top1 for run in runs],
         "val_top1": [run.fit.val_top1 for run in runs], "zero_rate": [rate for rate, _ in rates],
-        "device": device, "data_source": source, "label": label(entry.dataset_config.stand_in, device, epochs),
+        "device": device, "data_source": source, "label": label(entry.dataset_config.stand_in, device, entry.training, epochs),
     }  # fmt: skip
     if quantized:
         result |= {"float_key": entry.pretrain_key, "zero_rate_per_branch": [per_branch for _, per_branch in rates]}
