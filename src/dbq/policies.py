@@ -11,6 +11,7 @@ from dbq.errors import DbqError
 from dbq.networks.count import LayerShape, layer_shapes
 from dbq.quantizers import together
 from dbq.quantizers.base import WeightQuantizer
+from dbq.quantizers.compiled import check_compiler
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.settings import UniformConfig
 
@@ -101,3 +102,10 @@ def method_quantizers(network: nn.Module, method: str):
 def branch_quantizers(network: nn.Module):
     """(layer name, quantizer, master weight) of every layer of ternary branches."""
     return ((name, quantizer, weight) for name, quantizer, weight in weight_quantizers(network) if isinstance(quantizer, BranchQuantizer))
+
+
+def compile_quantizers(network: nn.Module) -> None:
+    """Let DBQ's layers train with compiled kernels; raises DbqError on a machine that can't compile."""
+    check_compiler(next(network.parameters()).device)
+    for _, quantizer, _ in branch_quantizers(network):
+        quantizer.wants_compiled = True

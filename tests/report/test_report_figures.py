@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbq.errors import DbqError
-from dbq.report import cost_figures, figures, labels, results, tables
+from dbq.report import cost_figures, figures, labels, overhead_figures, results, tables
 from dbq.report.drawing import SMOKE_NOTE, Drawing, styled
 
 LITERATURE = Path(__file__).parents[2] / tables.LITERATURE
@@ -225,3 +225,10 @@ def test_readings_are_drawn_over_the_main_one():
     ]
     axes = cost_figures.readings_plot(pd.DataFrame(rows)).axes[0]
     assert [round(bar.get_width(), 2) for bar in axes.patches] == [1.0, 2.5, 1.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("subject", "branches", "name"), [("dbq-2t", 2, "DBQ 2T"), ("dbq-2t-compiled", 2, "DBQ 2T"), ("brevitas-lsq-2", 1, "LSQ")]
+)
+def test_a_subject_of_the_overhead_has_its_methods_name(subject, branches, name):
+    assert overhead_figures._legend_name(subject, branches) == name

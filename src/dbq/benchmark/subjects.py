@@ -32,6 +32,7 @@ class Subject:
     method: str | None
     settings: dict
     library: str | None = None
+    compile: bool = False  # DBQ's kernels by torch.compile
 
 
 SUBJECTS = {
@@ -39,6 +40,9 @@ SUBJECTS = {
     "dbq-1t": Subject("dbq", {"branches": 1, **UNFITTED}),
     "dbq-2t": Subject("dbq", {"branches": 2, **UNFITTED}),
     "dbq-3t": Subject("dbq", {"branches": 3, **UNFITTED}),
+    "dbq-1t-compiled": Subject("dbq", {"branches": 1, **UNFITTED}, compile=True),
+    "dbq-2t-compiled": Subject("dbq", {"branches": 2, **UNFITTED}, compile=True),
+    "dbq-3t-compiled": Subject("dbq", {"branches": 3, **UNFITTED}, compile=True),
     "uniform-8": Subject("uniform", {"bits": 8}),
     "twn": Subject("twn", {}),
     "ttq": Subject("ttq", {}),
@@ -117,7 +121,10 @@ def trainee(name: str, entry: Experiment, images: Tensor, labels: Tensor) -> Tra
     """The subject `name`, whose experiment is `entry`."""
     subject = SUBJECTS[name]
     if subject.library is None and subject.method is not None:
-        return quantized_trainee(entry, images, labels)
+        quantized = quantized_trainee(entry, images, labels)
+        if subject.compile:
+            policies.compile_quantizers(quantized.network)
+        return quantized
     network = _float_network(entry, images)
     if subject.library is not None:
         network = libraries.quantize(network, entry, tuple(images.shape[1:])).to(images.device, memory_format=torch.channels_last)

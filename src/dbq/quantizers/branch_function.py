@@ -15,25 +15,32 @@ and the thresholds.
 import torch
 from torch import Tensor
 
+from dbq.quantizers import compiled
 from dbq.quantizers.levels import count_below, midpoints, sorted_levels
 
 BLOCK = 1 << 19  # elements of a (rows, N-1, K) temporary: 2 MiB of float32, about a processor's cache
 
 
 class BranchQuantize(torch.autograd.Function):
-    """apply(w (R, K), a (G, B), g1 (G, 1), g2 (G, 1), T (G, 1), rows (R,), hard_forward, gradient_scale (G, 1)) -> quantized (R, K).
+    """apply(w (R, K), a (G, B), g1 (G, 1), g2 (G, 1), T (G, 1), rows (R,), hard_forward, gradient_scale (G, 1), compile)
+    -> quantized (R, K).
 
     T is the absolute temperature of each group and gets no gradient; gradient_scale multiplies the gradients of a, g1 and g2.
+    compile: a hard forward pass and its gradient by the kernels of compiled.py.
     """
 
     @staticmethod
-    def forward(ctx, w, a, g1, g2, temperature, rows, hard_forward, gradient_scale):
+    def forward(ctx, w, a, g1, g2, temperature, rows, hard_forward, gradient_scale, compile=False):
         levels, planes = sorted_levels(a)
         ctx.hard_forward = hard_forward
         saved = (w, g1, g2, temperature, rows, gradient_scale, levels, planes)
         if not hard_forward:
             ctx.save_for_backward(*saved)
             return _soft(w, levels, g1, g2, temperature, rows)
+        ctx.compiled = compile
+        if ctx.compiled:
+            ctx.save_for_backward(*saved)
+            return compiled.hard(w, levels, g1, g2, rows)
         index = count_below(w * g1[rows], midpoints(levels)[rows])
         ctx.save_for_backward(*saved, index)
         return _take((g2 * levels)[rows], index)
@@ -43,25 +50,19 @@ class BranchQuantize(torch.autograd.Function):
     def backward(ctx, grad):
         w, g1, g2, temperature, rows, gradient_scale, levels, planes, *index = ctx.saved_tensors
         gaps, count = levels.diff(dim=1), len(levels)
-        slope = torch.empty_like(w)  # grad * sum_i d_i s_i (1 - s_i)
-        at_threshold = w.new_empty(len(w), gaps.shape[1])  # sums of grad s_i (1 - s_i), and of grad s_i
-        above = None if ctx.hard_forward else torch.empty_like(at_threshold)
-        tables = _tables(levels, g1, temperature, rows)
-        per_threshold = grad[:, None].expand(-1, gaps.shape[1], -1)
-        for part, w_, g, gaps_, slope_, at in _blocks(w, per_threshold, gaps[rows][:, None], slope[:, None], at_threshold):
-            s = _sigmoids(w_, *(table[part] for table in tables))  # (rows, N-1, K)
-            if above is not None:
-                torch.sum(s * g, 2, out=above[part])
-            s = torch.ops.aten.sigmoid_backward(g, s)  # grad s_i (1 - s_i) in one pass
-            torch.sum(s, 2, out=at)
-            torch.bmm(gaps_, s, out=slope_)
-        if ctx.hard_forward:
-            sums = sums_by_masks if grad.is_cuda else sums_by_adding
-            by_level = sums(index[0], grad, rows, count, levels.shape[1])
+        # w_grad is T g1 g2 grad * sum_i d_i s_i (1 - s_i), at_threshold the sums of grad s_i (1 - s_i) over each row
+        if ctx.hard_forward and ctx.compiled:
+            w_grad, dots, by_level, at_threshold = compiled.gradients(w, grad, levels, g1, g2, temperature, rows)
+            by_level = _by_group(by_level, rows, count)
         else:
-            # soft membership of level i is s_{i-1} - s_i, with s_0 = 1 and s_N = 0
-            below = torch.cat([grad.sum(1, keepdim=True), above], 1)
-            by_level = _by_group(below - torch.nn.functional.pad(above, (0, 1)), rows, count)
+            w_grad, dots, at_threshold, above = _slopes(w, grad, levels, g1, g2, temperature, rows, not ctx.hard_forward)
+            if ctx.hard_forward:
+                sums = sums_by_masks if grad.is_cuda else sums_by_adding
+                by_level = sums(index[0], grad, rows, count, levels.shape[1])
+            else:
+                # soft membership of level i is s_{i-1} - s_i, with s_0 = 1 and s_N = 0
+                below = torch.cat([grad.sum(1, keepdim=True), above], 1)
+                by_level = _by_group(below - torch.nn.functional.pad(above, (0, 1)), rows, count)
         # a threshold half-way between two levels moves by half of what each of them moves
         half = temperature * gaps * _by_group(at_threshold, rows, count) / 2
         through_levels = by_level.clone()
@@ -69,10 +70,28 @@ class BranchQuantize(torch.autograd.Function):
         through_levels[:, :-1] -= half
         scale = gradient_scale * g2
         a_grad = torch.bmm(through_levels[:, None], planes)[:, 0]
-        g1_grad = _by_group(torch.linalg.vecdot(slope, w)[:, None], rows, count) * temperature
+        g1_grad = gradient_scale * _by_group(dots, rows, count) / g1
         g2_grad = gradient_scale * (by_level * levels).sum(1, keepdim=True)
-        w_grad = slope.mul_((temperature * g1 * g2)[rows])
-        return w_grad, scale * a_grad, scale * g1_grad, g2_grad, None, None, None, None
+        return w_grad, scale * a_grad, g1_grad, g2_grad, None, None, None, None, None
+
+
+def _slopes(w, grad, levels, g1, g2, temperature, rows, soft_forward: bool):
+    """T g1 g2 grad sum_i d_i s_i (1 - s_i) (R, K), its dot product with w (R, 1), the sums over K of grad s_i (1 - s_i) (R, N-1), and
+    those of grad s_i for a soft forward pass."""
+    gaps = levels.diff(dim=1)[rows][:, None]
+    slope, at_threshold = torch.empty_like(w), w.new_empty(len(w), gaps.shape[2])
+    above = torch.empty_like(at_threshold) if soft_forward else None
+    tables = _tables(levels, g1, temperature, rows)
+    per_threshold = grad[:, None].expand(-1, gaps.shape[2], -1)
+    for part, w_, g, gaps_, slope_, at in _blocks(w, per_threshold, gaps, slope[:, None], at_threshold):
+        s = _sigmoids(w_, *(table[part] for table in tables))  # (rows, N-1, K)
+        if soft_forward:
+            torch.sum(s * g, 2, out=above[part])
+        s = torch.ops.aten.sigmoid_backward(g, s)  # grad s_i (1 - s_i) in one pass
+        torch.sum(s, 2, out=at)
+        torch.bmm(gaps_, s, out=slope_)
+    w_grad = slope.mul_((temperature * g1 * g2)[rows])
+    return w_grad, torch.linalg.vecdot(w_grad, w)[:, None], at_threshold, above
 
 
 def _by_group(values: Tensor, rows: Tensor, count: int) -> Tensor:

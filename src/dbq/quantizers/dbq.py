@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from dbq.errors import DbqError
 from dbq.quantizers import branch_function
 from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
+from dbq.quantizers.compiled import LARGEST
 from dbq.quantizers.initial import least_squares_scales
 from dbq.quantizers.levels import assign, levels_and_planes, midpoints, take
 from dbq.quantizers.settings import DbqConfig
@@ -52,6 +53,8 @@ class BranchQuantizer(WeightQuantizer):
         self.g2 = nn.Parameter(largest.clone())
         self.register_buffer("temperature", torch.tensor(config.temperature.start))
         self.ready: Tensor | None = None
+        self.wants_compiled = False  # the kernels of compiled.py; policies.compile_quantizers sets it
+        self.heat = config.temperature.start  # `temperature` as the host knows it: reading the buffer would make a GPU wait
         # as in LSQ: a scale that many weights share would otherwise move much faster than they do
         self.gradient_scale = (groups.shape[1] * config.branches) ** -0.5 if config.gradient_scale == "lsq" else 1.0
 
@@ -65,14 +68,19 @@ class BranchQuantizer(WeightQuantizer):
             owners = branch_function.own_rows(rows, count)
             scale = rows.new_full((count, 1), self.gradient_scale)
             quantized = branch_function.BranchQuantize.apply(
-                rows, self.a, g1, g2, self.absolute_temperature(), owners, self.config.forward == "hard", scale
+                rows, self.a, g1, g2, self.absolute_temperature(), owners, self.config.forward == "hard", scale, self.compiled
             )
         else:
             quantized = branch_function.hard(rows, self.a, self.g1, self.g2)
         return from_memory_order(quantized, weight)
 
     def advance(self, progress: float, epoch: int) -> None:
-        self.temperature.fill_(temperature(self.config.temperature, progress))
+        self.heat = temperature(self.config.temperature, progress)
+        self.temperature.fill_(self.heat)
+
+    @property
+    def compiled(self) -> bool:
+        return self.wants_compiled and self.heat <= LARGEST
 
     def absolute_temperature(self) -> Tensor:
         return (self.temperature / self.a.detach().sum(1, keepdim=True)).clamp_max(1e30)

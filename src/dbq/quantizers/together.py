@@ -51,7 +51,7 @@ class Together:
         temperature = (heat / a.detach().sum(1, keepdim=True)).clamp_max(1e30)
         rows = torch.cat(flat).view(-1, self.length)
         hard_forward = quantizers[0].config.forward == "hard"
-        quantized = BranchQuantize.apply(rows, a, g1, g2, temperature, self.rows, hard_forward, self.gradient_scale)
+        quantized = BranchQuantize.apply(rows, a, g1, g2, temperature, self.rows, hard_forward, self.gradient_scale, quantizers[0].compiled)
         parts = quantized.view(-1).split([count * self.length for count in self.counts])
         return [from_memory_order(part[: weight.numel()], weight) for part, weight in zip(parts, self.weights, strict=True)]
 

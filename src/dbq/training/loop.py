@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import time
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from torch.nn import functional
 from dbq.config import TrainingConfig
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
-from dbq.policies import weight_quantizers
+from dbq.policies import compile_quantizers, weight_quantizers
 from dbq.quantizers import together
 from dbq.training import optimiser as optimisers
 from dbq.training.checkpoints import Checkpoint
@@ -124,7 +123,9 @@ class Trainee:
         self.norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self.oscillation = Oscillation(network)
         self.device = next(network.parameters()).device
-        self.forward = _compiled(network) if recipe.compile else network
+        if recipe.compile:
+            compile_quantizers(network)
+        self.forward = _compiled(network) if recipe.compile is True else network
         if recipe.precision == "bf16" and self.device.type == "cpu" and not torch.cpu.get_capabilities().get("avx512_bf16"):
             log("precision bf16: this processor has no bfloat16 instructions, so that it is slower than fp32 -> set precision: fp32")
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
@@ -188,10 +189,7 @@ class Trainee:
 
 
 def _compiled(network: nn.Module):
-    """The network through torch.compile; a machine without a compiler is told so before the first step."""
-    device = next(network.parameters()).device
-    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise DbqError("schedules: compile is true and there is no C++ compiler (g++)", "install one, or set compile: false")
+    """The network through torch.compile."""
     together.attach(network, torch.compiler.disable)  # here and not as a decorator: importing the compiler takes longer than torch itself
     return torch.compile(network)
 

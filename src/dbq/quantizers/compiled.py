@@ -1,0 +1,85 @@
+"""The hard forward pass and its surrogate gradient as one loop over the weights each, made by torch.compile.
+
+Without a compiler every operation of branch_function.py is a pass over the weights of its own, and on networks with millions of weights
+the passes, not the arithmetic, are what DBQ adds to a step. Here thresholds are also taken in pairs -t, t, because levels are symmetric.
+With y = T g1 w, tau = T t, U = 2 cosh y, V = 2 sinh y, C = 2 cosh tau, S = 2 sinh tau and s' = s (1 - s) = 1 / (2 + 2 cosh):
+
+    s'(y - tau) + s'(y + tau) = (4 + U C) / (U + C)^2        what a weight's gradient needs
+    s'(y - tau) - s'(y + tau) =       V S / (U + C)^2        what the thresholds' gradients need: scales move t and -t against each other
+
+(addition theorems of cosh): one exponential a weight, and none for its thresholds.
+"""
+
+import functools
+import os
+import shutil
+
+import torch
+from torch import Tensor
+
+from dbq.errors import DbqError
+from dbq.quantizers.levels import midpoints
+
+BEYOND = 20.0  # s' of a weight so far outside the outermost threshold is below 3e-9: there y is clipped
+LARGEST = 20.0  # temperature (times the largest level) up to which the squares above stay far from float32's limits
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises DbqError on a machine that can't compile for its CPU."""
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise DbqError("schedules: compile is not false and there is no C++ compiler (g++)", "install one, or set compile: false")
+
+
+def hard(w: Tensor, levels: Tensor, g1: Tensor, g2: Tensor, rows: Tensor) -> Tensor:
+    """Q(w) (R, K), bit for bit as branch_function.py has it; levels (G, N), g1 and g2 (G, 1), rows (R,): the group of each row."""
+    return _kernel(_hard)(w, g1[rows], midpoints(levels)[rows], (g2 * levels)[rows])
+
+
+def gradients(w, grad, levels, g1, g2, temperature, rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the surrogate gradient is made of, sums over K except for the first.
+
+    T g1 g2 grad sum_i d_i s'_i (R, K); its dot product with w (R, 1); grad summed by hard level (R, N); and the odd part in i of the
+    sums of grad s'_i (R, N-1). The even part is left out: sorted planes are odd in i, so that it drops out of the scales' gradient.
+    """
+    pairs = levels.shape[1] // 2
+    thresholds = midpoints(levels)
+    tau = (temperature * thresholds)[:, pairs:]  # (G, P), the positive ones
+    cosh = 2 * tau.cosh()
+    gaps = levels.diff(dim=1)[:, pairs:] * (temperature * g1 * g2)
+    limit = (tau.amax(1, keepdim=True) + BEYOND)[rows]
+    w_grad, dots, above, odd = _kernel(_gradients)(
+        w, grad, g1[rows], (temperature * g1)[rows], limit, thresholds[rows], cosh[rows], (gaps * cosh)[rows], (4 * gaps)[rows]
+    )  # fmt: skip
+    by_level = above - torch.nn.functional.pad(above[:, 1:], (0, 1))
+    odd *= tau.sinh()[rows]  # half of V S r: the other half belongs to -t
+    return w_grad, dots, by_level, torch.cat([-odd.flip(1), odd], 1)
+
+
+@functools.cache
+def _kernel(function):
+    # at the first use and not as a decorator: importing the compiler takes longer than torch itself
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def _hard(w, g1, thresholds, table):
+    x = w * g1
+    result = table[:, :1].expand_as(w)
+    for i in range(thresholds.shape[1]):
+        result = torch.where(x >= thresholds[:, i : i + 1], table[:, i + 1 : i + 2], result)
+    return result
+
+
+def _gradients(w, grad, g1, inner, limit, thresholds, cosh, linear, constant):
+    x = w * g1
+    above = [grad.sum(1)] + [torch.where(x >= thresholds[:, i : i + 1], grad, 0.0).sum(1) for i in range(thresholds.shape[1])]
+    up = torch.minimum(torch.maximum(w * inner, -limit), limit).exp()
+    down = 1 / up
+    u, v = up + down, (up - down) * grad
+    slope, odd = torch.zeros_like(w), []
+    for p in range(cosh.shape[1]):
+        r = 1 / (u + cosh[:, p : p + 1])
+        r = r * r
+        slope = slope + (u * linear[:, p : p + 1] + constant[:, p : p + 1]) * r
+        odd.append((v * r).sum(1))
+    w_grad = slope * grad
+    return w_grad, (w_grad * w).sum(1, keepdim=True), torch.stack(above, 1), torch.stack(odd, 1)

@@ -1,0 +1,94 @@
+"""The compiled kernels give what the operations of branch_function.py give, whose gradient finite differences confirm."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrize
+
+from dbq import policies
+from dbq.errors import DbqError
+from dbq.quantizers import branch_function, compiled, together
+from dbq.quantizers.dbq import BranchQuantizer
+from dbq.quantizers.levels import midpoints, sorted_levels
+from dbq.quantizers.settings import DbqConfig, TemperatureConfig
+
+needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++)")
+
+
+@given(seed=st.integers(0, 10_000), branches=st.integers(1, 3), heat=st.floats(0.5, compiled.LARGEST))
+@settings(deadline=None, max_examples=40)
+def test_the_formulas_for_pairs_of_thresholds(seed, branches, heat):
+    """Uncompiled, in float64, against the sigmoids themselves; weights far outside the levels included."""
+    generator = torch.Generator().manual_seed(seed)
+    w, grad = (torch.randn(3, 20, generator=generator, dtype=torch.float64) for _ in range(2))
+    w *= 10 ** torch.empty(3, 1, dtype=torch.float64).uniform_(-2, 1, generator=generator)
+    levels, _ = sorted_levels(torch.rand(1, branches, generator=generator, dtype=torch.float64) + 0.05)
+    levels = levels / levels[:, -1:]
+    g1, g2, temperature = (torch.full((1, 1), value, dtype=torch.float64) for value in (0.8, 1.3, heat))
+    rows = torch.zeros(3, dtype=torch.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "_kernel", lambda function: function)
+        w_grad, dots, by_level, at_threshold = compiled.gradients(w, grad, levels, g1, g2, temperature, rows)
+    thresholds, gaps = midpoints(levels)[0], levels.diff(dim=1)[0]
+    s = torch.sigmoid(heat * (0.8 * w[:, None] - thresholds[:, None]))
+    slopes = grad[:, None] * s * (1 - s)
+    expected = heat * 0.8 * 1.3 * (gaps[:, None] * slopes).sum(1)
+    torch.testing.assert_close(w_grad, expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(dots[:, 0], (expected * w).sum(1), rtol=1e-6, atol=1e-5)
+    sums = slopes.sum(2)
+    torch.testing.assert_close(at_threshold, (sums - sums.flip(1)) / 2, rtol=1e-6, atol=1e-7)
+    index = torch.bucketize(0.8 * w, thresholds, right=True)
+    for level in range(levels.shape[1]):
+        torch.testing.assert_close(by_level[:, level], torch.where(index == level, grad, 0.0).sum(1))
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("branches", [1, 2])
+def test_a_step_of_a_network_is_the_same(branches):
+    torch.manual_seed(branches)
+    config = DbqConfig(branches, "hard", TemperatureConfig("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
+    layers = [nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3)]
+    eager = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    for layer in layers:
+        parametrize.register_parametrization(layer, "weight", BranchQuantizer(layer.weight, config))
+    quick = copy.deepcopy(eager)
+    policies.compile_quantizers(quick)
+    images, outputs = torch.randn(2, 3, 9, 9), []
+    for model in (eager, quick):
+        together.attach(model)
+        model.train()
+        outputs.append(model(images))
+        outputs[-1].square().sum().backward()
+    assert torch.equal(*outputs)  # the same weights, bit for bit
+    for one, other in zip(eager.parameters(), quick.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5 * float(one.grad.abs().max()))
+
+
+def test_above_float32s_limits_the_sigmoids_themselves_are_used():
+    config = DbqConfig(2, "hard", TemperatureConfig("exponential", 4.0, 1000.0), "layer", "lsq", "least_squares")
+    quantizer = BranchQuantizer(torch.randn(4, 9), config)
+    quantizer.wants_compiled = True
+    quantizer.advance(0.0, 0)
+    assert quantizer.compiled
+    quantizer.advance(1.0, 0)
+    assert not quantizer.compiled
+    assert torch.isfinite(quantizer(torch.randn(4, 9))).all()
+
+
+def test_a_machine_without_a_compiler_is_told_so(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(DbqError, match=r"compile.*no C\+\+ compiler"):
+        policies.compile_quantizers(nn.Linear(2, 2))
+
+
+def test_branch_function_falls_back_to_nothing(monkeypatch):
+    """compile=True reaches the kernels: a broken one is not passed over in silence."""
+    monkeypatch.setattr(compiled, "hard", lambda *arguments: 1 / 0)
+    one = torch.ones(1, 1)
+    with pytest.raises(ZeroDivisionError):
+        branch_function.BranchQuantize.apply(torch.randn(1, 9), one, one, one, one, torch.tensor([0]), True, one, True)
