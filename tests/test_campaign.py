@@ -23,6 +23,11 @@ def params():
     tree["schedules"]["float"]["smoke"] |= {"epochs": 1, "bn_batches": 1, "warmup_epochs": 0}
     tree["pretrain"] = {"resnet20-cifar10": tree["pretrain"]["resnet20-cifar10"]}
     tree["experiments"] = {A: {**tree["experiments"][A], "seeds": {"smoke": [0, 1]}}, B: tree["experiments"][B]}
+    row = {"experiment": B, "policy": "standard"}
+    tree |= {
+        "sweep_rows": {"twn": row},
+        "sweeps": {"resnet20-cifar10": {"network": "resnet20", "dataset": "cifar10", "seeds": {"smoke": [0]}}},
+    }
     tree["ablations"] = {"1t-base": tree["ablations"]["1t-base"]}
     return tree
 
@@ -43,7 +48,14 @@ def make(params, data, out, minutes=5.0, parallel=2):
 
 def test_one_seed_of_every_row_comes_before_the_second_seed_of_one(params):
     names = [task.name for task in campaign.plan(params, "smoke")]
-    assert names == ["resnet20-cifar10 seed 0", f"{A} seed 0", f"{B} seed 0", f"{A} seed 1", "1t-base seed 0"]
+    assert names == [
+        "resnet20-cifar10 seed 0",
+        f"{A} seed 0",
+        f"{B} seed 0",
+        "sweep-resnet20-cifar10-twn seed 0",
+        f"{A} seed 1",
+        "1t-base seed 0",
+    ]
 
 
 def test_a_campaign_trains_what_is_chosen_and_a_stage_adopts_it(params, data, tmp_path):

@@ -3,9 +3,10 @@
     python -m dbq.campaign cifar10 --minutes 25 --out checkpoints --device cuda --params params.json
     python -m dbq.campaign smoke --minutes 5 --out /tmp/campaign --dry-run     # what would run, in which order
 
-Order: float networks, then seed 0 of every experiment, seed 1 of every experiment, .., then the ablations: one seed of every row is worth
-more than three of one. OUT has the layout of checkpoints/: give --out checkpoints, or copy OUT's folders there, and the pipeline's stages
-adopt what is finished instead of training it. OUT/campaign.json says of each training where it stands, on what it ran and what it reached.
+Order: float networks, then seed 0 of every experiment and every row of a sweep, seed 1 of each, .., then the ablations: one seed of
+every row is worth more than three of one. OUT has the layout of checkpoints/: give --out checkpoints, or copy OUT's folders there, and
+the pipeline's stages adopt what is finished instead of training it. OUT/campaign.json says of each training where it stands, on what it
+ran and what it reached.
 On a machine without PyYAML give params as JSON (`python -c "import json, yaml; print(json.dumps(yaml.safe_load(open('params.yaml'))))"`).
 """
 
@@ -28,7 +29,7 @@ GPU_MEMORY = 6e9  # bytes that one training may need on a GPU, used to choose --
 
 @dataclass(frozen=True)
 class Task:
-    """One training: a key of pretrain, experiments or ablations, and a seed."""
+    """One training: a key of pretrain, experiments or ablations or a row of a sweep, and a seed."""
 
     kind: str
     key: str
@@ -52,6 +53,11 @@ def plan(params: dict, profile: str) -> list[Task]:
             resolved = config.experiment(params, profile, key)
             for turn, seed in enumerate(resolved.seeds):
                 rounds.setdefault(turn, []).append(Task("experiments", key, seed, resolved.pretrain_key))
+    for key, (sweep, row) in config.sweep_rows(params).items():
+        if profile in config.lookup(params, "sweeps", sweep, "seeds"):
+            resolved = config.sweep(params, profile, sweep, row)
+            for turn, seed in enumerate(resolved.seeds):
+                rounds.setdefault(turn, []).append(Task("sweeps", key, seed, resolved.pretrain_key))
     for key, entry in config.lookup(params, "ablations").items():
         if profile in entry["profiles"]:
             resolved = config.ablation(params, profile, key)
@@ -60,9 +66,7 @@ def plan(params: dict, profile: str) -> list[Task]:
 
 
 def resolve(params: dict, profile: str, task: Task) -> config.Pretrain | config.Experiment:
-    return {"pretrain": config.pretrain, "experiments": config.experiment, "ablations": config.ablation}[task.kind](
-        params, profile, task.key
-    )
+    return config.training_of(params, profile, task.key)
 
 
 class Standing:

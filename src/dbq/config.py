@@ -27,6 +27,8 @@ from dbq.settings import (
     PolicyConfig,
     Pretrain,
     PretrainEntry,
+    SweepEntry,
+    SweepRow,
     TrainingConfig,
 )
 
@@ -150,6 +152,35 @@ def ablation(params: dict, profile: str, key: str) -> Experiment:
     return dataclasses.replace(resolved, key=f"ablation-{key}")
 
 
+def sweep_rows(params: dict) -> dict[str, tuple[str, str]]:
+    """Name of every row of every sweep, in the order of value: (sweep, row)."""
+    return {f"sweep-{key}-{row}": (key, row) for row in lookup(params, "sweep_rows") for key in lookup(params, "sweeps")}
+
+
+def sweep(params: dict, profile: str, key: str, row: str) -> Experiment:
+    """The experiment that one row of a sweep is."""
+    entry = parse(SweepEntry, lookup(params, "sweeps", key), f"sweeps.{key}")
+    if key != f"{entry.network}-{entry.dataset}":
+        raise DbqError(f"sweeps.{key}: the key is not NETWORK-DATASET", f"call it {entry.network}-{entry.dataset}")
+    chosen = parse(SweepRow, lookup(params, "sweep_rows", row), f"sweep_rows.{row}")
+    _seeds(entry.seeds, profile, f"sweeps.{key}.seeds")
+    changed = {**lookup(params, "experiments", chosen.experiment), **dataclasses.asdict(entry), "policy": chosen.policy}
+    name = f"sweep-{key}-{row}"
+    return experiment({**params, "experiments": {name: changed}}, profile, name)
+
+
+def training_of(params: dict, profile: str, key: str) -> Pretrain | Experiment:
+    """What is trained under this name: a key of pretrain, experiments or ablations, or a row of a sweep."""
+    rows = sweep_rows(params)
+    for section, resolve in (("pretrain", pretrain), ("experiments", experiment), ("ablations", ablation)):
+        if key in lookup(params, section):
+            return resolve(params, profile, key)
+    if key in rows:
+        return sweep(params, profile, *rows[key])
+    known = ", ".join([*params["pretrain"], *params["experiments"], *rows, *params["ablations"]])
+    raise DbqError(f"none of pretrain, experiments, sweeps, ablations has the key {key}", f"known keys are {known}")
+
+
 def cost(params: dict) -> CostConfig:
     return parse(CostConfig, lookup(params, "cost"), "cost")
 
@@ -193,6 +224,11 @@ def check(params: dict) -> None:
                         f"experiments.{key}.seeds: {profile} has no float network {resolved.pretrain_key}",
                         f"add {profile} to pretrain.{resolved.pretrain_key}.profiles",
                     )
+    for key, row in sweep_rows(params).values():
+        for profile in lookup(params, "sweeps", key, "seeds"):
+            needed = sweep(params, check_profile(profile), key, row).pretrain_key
+            if profile not in lookup(params, "pretrain", needed, "profiles"):
+                raise DbqError(f"sweeps.{key}.seeds: {profile} has no float network", f"add {profile} to pretrain.{needed}.profiles")
     for key, entry in lookup(params, "ablations").items():
         for profile in parse(AblationEntry, entry, f"ablations.{key}").profiles:
             ablation(params, check_profile(profile), key)

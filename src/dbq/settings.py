@@ -136,6 +136,19 @@ class AblationEntry:
 
 
 @dataclass(frozen=True)
+class SweepRow:
+    experiment: str = setting()  # a key of experiments, whose method, settings, schedule and activations it has
+    policy: str = setting()
+
+
+@dataclass(frozen=True)
+class SweepEntry:
+    network: str = setting(choices=NETWORKS)
+    dataset: str = setting()
+    seeds: dict[str, list] = setting()  # profile -> seeds; it isn't run in a profile that is missing
+
+
+@dataclass(frozen=True)
 class Pretrain:
     """A float network to train, or to take from external weights."""
 

@@ -58,6 +58,7 @@ class Project:
         self.params["pretrain"] = {"resnet20-cifar10": self.params["pretrain"]["resnet20-cifar10"]}
         self.spare = self.params["experiments"]["resnet20-cifar10-dbq-3t"]
         self.params["experiments"] = {key: self.params["experiments"][key] for key in (A, B)}
+        self.params["sweeps"] = {}
         self.run("git", "init", "-q")
         self.run(sys.executable, "-m", "dvc", "init", "-q")
         self.run(sys.executable, "-m", "dvc", "config", "core.analytics", "false")

@@ -44,6 +44,8 @@ def params(profile="smoke"):
         },
         "pretrain": pretrain,
         "experiments": experiments,
+        "sweep_rows": {},
+        "sweeps": {},
         "cost": {"reading": "adder_only", "count_bias": False, "scale_bits": 8},
     }
 

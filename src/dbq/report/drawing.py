@@ -129,7 +129,7 @@ def method_name(method: str, branches) -> str:
 
 def short_key(key: str, network: str, dataset: str) -> str:
     """What an experiment's key adds to NETWORK-DATASET; "float" for the float network itself."""
-    return key.removeprefix(f"{network}-{dataset}").strip("-") or "float"
+    return key.removeprefix("sweep-").removeprefix(f"{network}-{dataset}").strip("-") or "float"
 
 
 def amounts(axis, log: bool = False, spread: float = 1.0) -> None:

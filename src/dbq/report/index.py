@@ -8,7 +8,7 @@ from dbq.errors import DbqError
 from dbq.files import read_csv, write_text
 from dbq.report import results
 
-STAGES = ("prepare", "pretrain", "quantize", "engine")
+STAGES = ("prepare", "pretrain", "quantize", "engine", "sweep")
 SINGLE = ("ablations", "overhead", "hardware", "tables-and-figures")  # stages without keys
 LIMIT = 5_000_000  # bytes; larger files don't belong in git
 STYLE = """

@@ -1,6 +1,6 @@
 """The result files of the stages, read and validated: what tables and figures may look at.
 
-A folder METRICS holds STAGE/KEY/ for the stages prepare, pretrain, quantize and engine. A stage that has nothing to do in a profile
+A folder METRICS holds STAGE/KEY/ for the stages prepare, pretrain, quantize, engine and sweep. A stage that has nothing to do in a profile
 leaves {"status": "not run", "reason": REASON}. Every reader raises DbqError, naming the file and the stage to run, for a missing, torn
 or odd file.
 """
@@ -17,7 +17,7 @@ from dbq.files import read_json
 COSTS = ("c_c", "c_s", "c_r", "c_m")
 NOT_RUN = "not run"
 # the section of params.yaml that declares the keys of a stage
-DECLARED_IN = {"prepare": "datasets", "pretrain": "pretrain", "quantize": "experiments", "engine": "experiments"}
+DECLARED_IN = {"prepare": "datasets", "pretrain": "pretrain", "quantize": "experiments", "engine": "experiments", "sweep": "sweeps"}
 
 _RUN_FIELDS = (
     "key", "network", "dataset", "method", "branches", "weight_bits", "activation_bits", "epochs",
@@ -66,6 +66,12 @@ def read_result(metrics_folder, stage: str, key: str) -> dict:
         _has(value, _MANIFEST_FIELDS, path, stage, key)
         return value
     _demand(isinstance(value, dict) and value.get("status") == "run", path, stage, key, "status is neither 'run' nor 'not run'")
+    if stage == "sweep":
+        _has(value, ("rows",), path, stage, key)
+        for row in value["rows"]:
+            _has(row, (*_RUN_FIELDS, "row"), path, stage, key)
+            _check_runs(row, path, stage, key)
+        return value
     if stage == "engine":
         _has(value, _COST_FIELDS, path, stage, key)
         _check_readings(value, path, key)

@@ -53,21 +53,35 @@ def write_tables(params: dict, metrics_folder, out_folder, literature=LITERATURE
 
 
 def accuracy(params: dict, metrics_folder) -> pd.DataFrame:
-    """One row per declared float network and experiment; top1 and delta_to_float in percent, zero_rate as a fraction (mean over seeds).
+    """One row per declared float network, experiment and row of a sweep; top1 and delta_to_float in percent, zero_rate as a fraction
+    (mean over seeds).
 
-    top1_std is the sample standard deviation, empty for one seed. What was not run has n = 0, no numbers and the reason as its label.
+    top1_std is the sample standard deviation, empty for one seed. What was not run has n = 0, no numbers and the reason as its label; a
+    sweep that was not run is one row.
     """
     rows = []
     for stage in ("pretrain", "quantize"):
         for key in results.declared(params, stage):
             value = results.read_result(metrics_folder, stage, key)
             rows.append(_accuracy_row(value) if value["status"] == "run" else _not_run_row(params, stage, key, value["reason"]))
+    for key in results.declared(params, "sweep"):
+        value = results.read_result(metrics_folder, "sweep", key)
+        if value["status"] == "run":
+            rows += [_accuracy_row(row) for row in value["rows"]]
+        else:
+            count = len(lookup(params, "sweep_rows"))
+            rows.append({**_not_run_row(params, "sweep", key, value["reason"]), "key": f"sweep-{key}", "method": f"{count} rows"})
     floats = {(row["network"], row["dataset"]): row.get("top1_mean") for row in rows if row["method"] == "float"}
     for row in rows:
         reference = floats.get((row["network"], row["dataset"]))
         if row["method"] != "float" and row["n"] and reference is not None:
             row["delta_to_float"] = row["top1_mean"] - reference
     return _frame(rows, ACCURACY_COLUMNS)
+
+
+def sweep(rows: list[dict]) -> pd.DataFrame:
+    """The rows of one sweep as in the accuracy table."""
+    return _frame([_accuracy_row(row) for row in rows], ACCURACY_COLUMNS)
 
 
 def _accuracy_row(value: dict) -> dict:

@@ -1,4 +1,4 @@
-"""python -m dbq.training KEY: train one pretrain entry, experiment or ablation without notebooks and without DVC."""
+"""python -m dbq.training KEY: train one pretrain entry, experiment, row of a sweep or ablation without notebooks and without DVC."""
 
 import argparse
 import time
@@ -12,7 +12,7 @@ from dbq.training.loop import OutOfTime
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m dbq.training", description=__doc__)
-    parser.add_argument("key", help="a key of pretrain, experiments or ablations in params.yaml")
+    parser.add_argument("key", help="a key of pretrain, experiments or ablations in params.yaml, or sweep-KEY-ROW")
     parser.add_argument("--params", default="params.yaml", help="params.yaml, or the same tree as JSON")
     parser.add_argument("--profile", help="instead of the profile in params.yaml")
     parser.add_argument("--data", type=Path, help="prepared data set (default data/prepared/PROFILE/DATASET)")
@@ -38,13 +38,7 @@ def train(arguments) -> None:
     deadline = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
     is_float = arguments.key in config.lookup(params, "pretrain")
     is_ablation = arguments.key in config.lookup(params, "ablations")
-    if not is_float and not is_ablation and arguments.key not in config.lookup(params, "experiments"):
-        known = ", ".join([*params["pretrain"], *params["experiments"], *params["ablations"]])
-        raise DbqError(
-            f"{arguments.params}: none of pretrain, experiments, ablations has the key {arguments.key}", f"known keys are {known}"
-        )
-    resolve = config.pretrain if is_float else config.ablation if is_ablation else config.experiment
-    entry = resolve(params, profile, arguments.key)
+    entry = config.training_of(params, profile, arguments.key)
     setting = runs.Setting(
         data=arguments.data or Path("data/prepared") / profile / entry.dataset,
         checkpoints=arguments.checkpoints, device=arguments.device, threads=arguments.threads, deadline=deadline,

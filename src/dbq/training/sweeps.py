@@ -1,0 +1,29 @@
+"""One network and data set under the settings of several experiments, row beside row."""
+
+from pathlib import Path
+
+from dbq import config
+from dbq.files import write_json
+from dbq.training import certificates, results, runs
+
+
+def run(params: dict, profile: str, key: str, float_state: dict, setting: runs.Setting) -> list[dict]:
+    """Train every row of the sweep with all its seeds, or take it from its checkpoints; one result (results.metrics) a row.
+
+    Raises DbqError, naming the row, for a violated certificate (dbq.training.certificates).
+    """
+    rows = []
+    for name, (sweep, row) in config.sweep_rows(params).items():
+        if sweep != key:
+            continue
+        experiment = config.sweep(params, profile, key, row)
+        setting.log(f"{row}: {experiment.method}, policy {config.lookup(params, 'sweep_rows', row, 'policy')}")
+        finished = [runs.train_quantized(experiment, seed, float_state, setting) for seed in experiment.seeds]
+        for done in finished:
+            certificates.demand(certificates.certify(done, experiment.method), name)
+        rows.append({**results.metrics(experiment, finished), "row": row})
+    return rows
+
+
+def write(rows: list[dict], folder) -> None:
+    write_json(Path(folder) / "metrics.json", {"status": "run", "rows": rows})
