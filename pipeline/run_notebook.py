@@ -19,6 +19,7 @@ from pathlib import Path
 
 import not_run
 import notebook_parameters
+import recorded
 import stage_params
 from dbq.errors import DbqError, main_with_errors
 
@@ -35,6 +36,10 @@ def main() -> None:
     if "profile" not in params:
         raise DbqError(f"stage {stage} doesn't declare `profile`", "add it to `params:` of the stage in dvc.yaml")
     outputs = [*arguments.results, arguments.html, arguments.out]
+    if arguments.run_in and (digest := stage_params.record_of(params, arguments.run_in)):
+        recorded.restore(params, Path(arguments.notebook).stem, arguments.key, digest, outputs)
+        print(f"recorded: {digest}, taken from results/{profile}")
+        return
     if arguments.run_in and (reason := stage_params.reason_not_to_run(params, arguments.run_in)):
         not_run.write(outputs, reason)
         print(f"not run: {reason}")

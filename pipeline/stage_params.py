@@ -100,6 +100,14 @@ def reason_not_to_run(params: dict, dotted: str) -> str | None:
     return None
 
 
+def record_of(params: dict, dotted: str) -> str | None:
+    """The digest where `dotted` leads to {recorded: DIGEST} instead of seeds, else None."""
+    value = params
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return str(value["recorded"]) if isinstance(value, dict) and set(value) == {"recorded"} else None
+
+
 def undeclared_key(params: dict, key: str, stage: str | None) -> str | None:
     """The message for a KeyError of `key` in a notebook if params.yaml has the key and the stage doesn't declare it, else None."""
     if stage is None or key in _keys(params) or key not in _keys(whole()):

@@ -49,12 +49,12 @@ def plan(params: dict, profile: str) -> list[Task]:
             floats.append(Task("pretrain", key, entry["seed"], None))
     rounds: dict[int, list[Task]] = {}
     for key, entry in config.lookup(params, "experiments").items():
-        if profile in entry["seeds"]:
+        if profile in config.trained_in(entry["seeds"]):
             resolved = config.experiment(params, profile, key)
             for turn, seed in enumerate(resolved.seeds):
                 rounds.setdefault(turn, []).append(Task("experiments", key, seed, resolved.pretrain_key))
     for key, (sweep, row) in config.sweep_rows(params).items():
-        if profile in config.lookup(params, "sweeps", sweep, "seeds"):
+        if profile in config.trained_in(config.lookup(params, "sweeps", sweep, "seeds")):
             resolved = config.sweep(params, profile, sweep, row)
             for turn, seed in enumerate(resolved.seeds):
                 rounds.setdefault(turn, []).append(Task("sweeps", key, seed, resolved.pretrain_key))

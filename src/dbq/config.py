@@ -128,6 +128,8 @@ def _seeds(by_profile: dict, profile: str, where: str) -> list[int]:
         raise DbqError(
             f"{where}: nothing for the profile {profile}, so it isn't run there", f"add {profile}: [0], or choose another profile"
         )
+    if is_recorded(by_profile, profile):
+        raise DbqError(f"{where}.{profile}: recorded, so it isn't trained again", "write seeds, as in [0, 1, 2], to train it")
     if (
         not isinstance(seeds, list)
         or not seeds
@@ -136,6 +138,24 @@ def _seeds(by_profile: dict, profile: str, where: str) -> list[int]:
     ):
         raise DbqError(f"{where}.{profile}: {seeds}", "give at least one seed, each once, none below 0, as in [0, 1, 2]")
     return seeds
+
+
+def is_recorded(seeds: dict, profile: str) -> bool:
+    """Whether {recorded: DIGEST} stands in the place of this profile's seeds (pipeline/recorded.py)."""
+    entry = seeds.get(profile)
+    return isinstance(entry, dict) and set(entry) == {"recorded"}
+
+
+def trained_in(seeds: dict) -> list[str]:
+    """The profiles in which an entry with these seeds is trained."""
+    return [profile for profile in seeds if not is_recorded(seeds, profile)]
+
+
+def settings_of(entry: Experiment) -> str:
+    """Fingerprint of everything in params.yaml that decides an experiment's result but its seeds; result files carry it."""
+    names = ("network", "dataset_config", "method", "quantizer", "activation_bits", "activations", "policy", "training")
+    plain = {name: getattr(entry, name) for name in names}
+    return fingerprint({name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in plain.items()})
 
 
 def ablation(params: dict, profile: str, key: str) -> Experiment:
@@ -217,7 +237,7 @@ def check(params: dict) -> None:
     for section, resolve, kind in (("pretrain", pretrain, PretrainEntry), ("experiments", experiment, ExperimentEntry)):
         for key, entry in lookup(params, section).items():
             parsed = parse(kind, entry, f"{section}.{key}")
-            for profile in parsed.seeds if section == "experiments" else parsed.profiles:
+            for profile in trained_in(parsed.seeds) if section == "experiments" else parsed.profiles:
                 resolved = resolve(params, check_profile(profile), key)
                 if section == "experiments" and profile not in lookup(params, "pretrain", resolved.pretrain_key, "profiles"):
                     raise DbqError(
@@ -225,7 +245,7 @@ def check(params: dict) -> None:
                         f"add {profile} to pretrain.{resolved.pretrain_key}.profiles",
                     )
     for key, row in sweep_rows(params).values():
-        for profile in lookup(params, "sweeps", key, "seeds"):
+        for profile in trained_in(lookup(params, "sweeps", key, "seeds")):
             needed = sweep(params, check_profile(profile), key, row).pretrain_key
             if profile not in lookup(params, "pretrain", needed, "profiles"):
                 raise DbqError(f"sweeps.{key}.seeds: {profile} has no float network", f"add {profile} to pretrain.{needed}.profiles")

@@ -120,7 +120,7 @@ class ExperimentEntry:
     activation_bits: int = setting(minimum=2, maximum=32)  # 32 leaves the activations in float
     policy: str = setting()
     schedule: str = setting()
-    seeds: dict[str, list] = setting()  # profile -> seeds; it isn't run in a profile that is missing
+    seeds: dict[str, list | dict] = setting()  # profile -> seeds or {recorded: digest}; it isn't run in a profile that is missing
     quantizer: dict = setting()
     training: dict = setting()
 
@@ -145,7 +145,7 @@ class SweepRow:
 class SweepEntry:
     network: str = setting(choices=NETWORKS)
     dataset: str = setting()
-    seeds: dict[str, list] = setting()  # profile -> seeds; it isn't run in a profile that is missing
+    seeds: dict[str, list | dict] = setting()  # as those of an experiment
 
 
 @dataclass(frozen=True)

@@ -182,3 +182,12 @@ def test_the_cost_table_says_what_the_integer_engine_gave(written):
     frame = pd.read_csv(written / "cost.csv").set_index("key")
     row = frame.loc["resnet20-cifar10-dbq-2t"]
     assert (row.engine_top1, row.engine_images, row.engine_disagreeing, row.engine_unexplained) == (90.0, 397, 0, 0)
+
+
+def test_a_recorded_row_says_so(tmp_path):
+    tree = report_tree.params()
+    metrics = report_tree.runs(tmp_path, tree)
+    tree["experiments"]["resnet20-cifar10-uniform-8"]["seeds"] = {"smoke": {"recorded": "0123456789abcdef"}}
+    labels = tables.accuracy(tree, metrics).set_index("key").label
+    assert labels["resnet20-cifar10-uniform-8"].endswith("; recorded")
+    assert "recorded" not in labels["resnet20-cifar10-dbq-2t"]

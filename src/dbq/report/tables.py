@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dbq.config import lookup
+from dbq.config import is_recorded, lookup
 from dbq.errors import DbqError
 from dbq.files import read_csv, write_text
 from dbq.report import ablation_report, overhead_figures, results
@@ -64,10 +64,12 @@ def accuracy(params: dict, metrics_folder) -> pd.DataFrame:
         for key in results.declared(params, stage):
             value = results.read_result(metrics_folder, stage, key)
             rows.append(_accuracy_row(value) if value["status"] == "run" else _not_run_row(params, stage, key, value["reason"]))
+            _mark_recorded(params, stage, key, rows[-1:])
     for key in results.declared(params, "sweep"):
         value = results.read_result(metrics_folder, "sweep", key)
         if value["status"] == "run":
             rows += [_accuracy_row(row) for row in value["rows"]]
+            _mark_recorded(params, "sweep", key, rows[-len(value["rows"]) :])
         else:
             count = len(lookup(params, "sweep_rows"))
             rows.append({**_not_run_row(params, "sweep", key, value["reason"]), "key": f"sweep-{key}", "method": f"{count} rows"})
@@ -77,6 +79,13 @@ def accuracy(params: dict, metrics_folder) -> pd.DataFrame:
         if row["method"] != "float" and row["n"] and reference is not None:
             row["delta_to_float"] = row["top1_mean"] - reference
     return _frame(rows, ACCURACY_COLUMNS)
+
+
+def _mark_recorded(params: dict, stage: str, key: str, rows: list[dict]) -> None:
+    """Say of rows whose training was recorded that they weren't trained in this run."""
+    if is_recorded(lookup(params, results.DECLARED_IN[stage], key).get("seeds", {}), lookup(params, "profile")):
+        for row in rows:
+            row["label"] += "; recorded"
 
 
 def sweep(rows: list[dict]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from dbq.config import Experiment, Pretrain, TrainingConfig
+from dbq.config import Experiment, Pretrain, TrainingConfig, settings_of
 from dbq.files import write_csv, write_json
 from dbq.policies import COLUMNS, branch_quantizers, method_quantizers, weight_quantizers
 from dbq.quantizers import branch_function
@@ -56,7 +56,11 @@ def metrics(entry: Pretrain | Experiment, runs: list[Run]) -> dict:
         "device": device, "data_source": source, "label": label(entry.dataset_config.stand_in, device, entry.training, epochs),
     }  # fmt: skip
     if quantized:
-        result |= {"float_key": entry.pretrain_key, "zero_rate_per_branch": [per_branch for _, per_branch in rates]}
+        result |= {
+            "settings": settings_of(entry),
+            "float_key": entry.pretrain_key,
+            "zero_rate_per_branch": [per_branch for _, per_branch in rates],
+        }
     else:
         result["weights_source"] = entry.weights.source if entry.weights else "trained here"
     return result
