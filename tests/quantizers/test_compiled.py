@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dbq import policies
+from dbq import config, policies
+from dbq.benchmark import overhead
 from dbq.errors import DbqError
 from dbq.quantizers import branch_function, compiled, together
 from dbq.quantizers.dbq import BranchQuantizer
@@ -84,6 +85,8 @@ def test_a_machine_without_a_compiler_is_told_so(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(DbqError, match=r"compile.*no C\+\+ compiler"):
         policies.compile_quantizers(nn.Linear(2, 2))
+    row = overhead._blank(config.read(), "smoke", "resnet20", "dbq-1t-compiled", 32, config.overhead(config.read(), "smoke"), "cpu")
+    assert row["status"] == "not run: no C++ compiler (g++)"
 
 
 def test_branch_function_falls_back_to_nothing(monkeypatch):

@@ -71,8 +71,9 @@ def _on_gpu(request: dict) -> int:
 
 def _in_this_process(request: dict) -> int:
     torch.set_num_threads(request["threads"])
-    # the first step of a process also loads code: a small float network does that
-    _trainee({**request, "name": "float", "activation_bits": 32, "batch_size": 2})()
+    # the first step of a process also loads code, or compiles it: a step on a small batch does that
+    warmup = {"name": "float", "activation_bits": 32} if not subjects.SUBJECTS[request["name"]].compile else {}
+    _trainee({**request, **warmup, "batch_size": 2})()
     step = _trainee(request)
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):

@@ -9,6 +9,7 @@ from dbq.benchmark import libraries, memory, subjects, timing
 from dbq.config import OverheadConfig
 from dbq.errors import DbqError
 from dbq.files import write_csv, write_json
+from dbq.quantizers import compiled
 
 COLUMNS = [
     "network", "method", "branches", "weight_bits", "activation_bits", "batch_size", "steps", "step_ratio_median",
@@ -74,6 +75,8 @@ def _blank(params: dict, profile: str, network: str, name: str, activation_bits:
     subject = subjects.SUBJECTS[name]
     quantizer = subjects.experiment(params, profile, network, name, activation_bits).quantizer
     status = (subject.library and libraries.why_not(subject.library)) or RUN
+    if subject.compile and (reason := compiled.why_not(torch.device(device))):
+        status = f"not run: {reason}"
     return {
         **dict.fromkeys(COLUMNS), "network": network, "method": name, "activation_bits": activation_bits,
         "branches": quantizer.branches if subject.method else 0, "weight_bits": quantizer.weight_bits if subject.method else 32,

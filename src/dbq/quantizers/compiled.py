@@ -24,10 +24,15 @@ BEYOND = 20.0  # s' of a weight so far outside the outermost threshold is below 
 LARGEST = 20.0  # temperature (times the largest level) up to which the squares above stay far from float32's limits
 
 
+def why_not(device: torch.device) -> str | None:
+    """Why kernels can't be compiled for this device, or None."""
+    return "no C++ compiler (g++)" if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None else None
+
+
 def check_compiler(device: torch.device) -> None:
-    """Raises DbqError on a machine that can't compile for its CPU."""
-    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise DbqError("schedules: compile is not false and there is no C++ compiler (g++)", "install one, or set compile: false")
+    """Raises DbqError on a machine that can't compile for this device."""
+    if reason := why_not(device):
+        raise DbqError(f"schedules: compile is not false and there is {reason}", "install one, or set compile: false")
 
 
 def hard(w: Tensor, levels: Tensor, g1: Tensor, g2: Tensor, rows: Tensor) -> Tensor:
