@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dbq.errors import DbqError
 from dbq.report import cost_figures, figures, labels, overhead_figures, results, tables
-from dbq.report.drawing import SMOKE_NOTE, Drawing, styled
+from dbq.report.drawing import SMOKE_NOTE, Drawing, short_key, styled
 
 LITERATURE = Path(__file__).parents[2] / tables.LITERATURE
 KEY = "resnet20-cifar10-dbq-2t"
@@ -232,3 +232,10 @@ def test_readings_are_drawn_over_the_main_one():
 )
 def test_a_subject_of_the_overhead_has_its_methods_name(subject, branches, name):
     assert overhead_figures._legend_name(subject, branches) == name
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("a-b", "float"), ("a-b-dbq-2t", "dbq-2t"), ("sweep-a-b", "sweep"), ("sweep-a-b-dbq-2t", "dbq-2t")]
+)
+def test_short_names_of_rows(key, name):
+    assert short_key(key, "a", "b") == name

@@ -128,8 +128,11 @@ def method_name(method: str, branches) -> str:
 
 
 def short_key(key: str, network: str, dataset: str) -> str:
-    """What an experiment's key adds to NETWORK-DATASET; "float" for the float network itself."""
-    return key.removeprefix("sweep-").removeprefix(f"{network}-{dataset}").strip("-") or "float"
+    """What an experiment's key, or a sweep's, adds to NETWORK-DATASET; "float" for the float network itself."""
+    prefix = f"{network}-{dataset}"
+    if key.startswith(f"sweep-{prefix}"):
+        return key.removeprefix(f"sweep-{prefix}").strip("-") or "sweep"
+    return key.removeprefix(prefix).strip("-") or "float"
 
 
 def amounts(axis, log: bool = False, spread: float = 1.0) -> None:
