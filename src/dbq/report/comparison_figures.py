@@ -129,7 +129,11 @@ def _pareto_panel(axes, points: pd.DataFrame, metric: str, title: str, title_siz
     if len(present) > 1:
         handles = [Line2D([], [], linestyle="", color=METHODS[name][0], marker=METHODS[name][1], label=name) for name in present]
         handles.append(Line2D([], [], color=FAINT, label="Pareto front"))
-        axes.legend(handles=handles, ncols=len(handles), loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, handletextpad=0.3)
+        # one line that leaves room for the panel's title
+        narrow = {"fontsize": 7, "columnspacing": 0.7, "handlelength": 1.2} if len(handles) > 6 else {}
+        axes.legend(
+            handles=handles, ncols=len(handles), loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, handletextpad=0.3, **narrow
+        )
 
 
 def _counts(rows: pd.DataFrame) -> str:
