@@ -39,10 +39,12 @@ def test_the_formulas_for_pairs_of_thresholds(seed, branches, heat):
     s = torch.sigmoid(heat * (0.8 * w[:, None] - thresholds[:, None]))
     slopes = grad[:, None] * s * (1 - s)
     expected = heat * 0.8 * 1.3 * (gaps[:, None] * slopes).sum(1)
-    torch.testing.assert_close(w_grad, expected, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(dots[:, 0], (expected * w).sum(1), rtol=1e-6, atol=1e-5)
+    # what is clipped: s' below 3e-9, times the temperature, the gradient and, in the dot product, 20 weights
+    clipped = 3e-9 * heat * float(grad.abs().max())
+    torch.testing.assert_close(w_grad, expected, rtol=1e-6, atol=3 * clipped)
+    torch.testing.assert_close(dots[:, 0], (expected * w).sum(1), rtol=1e-6, atol=60 * clipped * float(w.abs().max()))
     sums = slopes.sum(2)
-    torch.testing.assert_close(at_threshold, (sums - sums.flip(1)) / 2, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(at_threshold, (sums - sums.flip(1)) / 2, rtol=1e-6, atol=20 * clipped)
     index = torch.bucketize(0.8 * w, thresholds, right=True)
     for level in range(levels.shape[1]):
         torch.testing.assert_close(by_level[:, level], torch.where(index == level, grad, 0.0).sum(1))
