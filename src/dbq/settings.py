@@ -145,6 +145,7 @@ class SweepRow:
 class SweepEntry:
     network: str = setting(choices=NETWORKS)
     dataset: str = setting()
+    schedule: str = setting()  # of every row, instead of the experiments'
     seeds: dict[str, list | dict] = setting()  # as those of an experiment
 
 

@@ -15,12 +15,12 @@ from dbq.training import runs, sweeps
 @pytest.fixture(scope="module")
 def tree():
     tree = copy.deepcopy(config.read("params.yaml"))
-    tree["schedules"]["finetune"]["smoke"] |= {"epochs": 1, "bn_batches": 1}
+    tree["schedules"]["sweep"]["smoke"] |= {"epochs": 1, "bn_batches": 1}
     tree["schedules"]["float"]["smoke"] |= {"epochs": 1, "bn_batches": 1, "warmup_epochs": 0}
     tree["sweep_rows"] = {row: tree["sweep_rows"][row] for row in ("uniform-4", "dbq-2t", "dbq-2t-depthwise")}
     tree["sweeps"] = {
-        "shufflenet_v2-cifar10": {"network": "shufflenet_v2", "dataset": "cifar10", "seeds": {"smoke": [0, 1]}},
-        "mobilenet_v2-cifar10": {"network": "mobilenet_v2", "dataset": "cifar10", "seeds": {"paper": [0]}},
+        "shufflenet_v2-cifar10": {"network": "shufflenet_v2", "dataset": "cifar10", "schedule": "sweep", "seeds": {"smoke": [0, 1]}},
+        "mobilenet_v2-cifar10": {"network": "mobilenet_v2", "dataset": "cifar10", "schedule": "sweep", "seeds": {"paper": [0]}},
     }
     return tree
 
@@ -29,9 +29,8 @@ def test_a_row_is_its_experiment_on_another_network(tree):
     row = config.sweep(tree, "smoke", "shufflenet_v2-cifar10", "dbq-2t-depthwise")
     whole = config.experiment(tree, "smoke", "resnet20-cifar10-dbq-2t")
     assert (row.network, row.seeds, row.pretrain_key) == ("shufflenet_v2", [0, 1], "shufflenet_v2-cifar10")
-    assert (row.method, row.quantizer, row.training, row.activation_bits) == (
-        whole.method, whole.quantizer, whole.training, whole.activation_bits
-    )  # fmt: skip
+    assert (row.method, row.quantizer, row.activation_bits) == (whole.method, whole.quantizer, whole.activation_bits)
+    assert (row.training.bn_batches, whole.training.bn_batches) == (1, 8)  # the sweep's schedule, not the experiment's
     assert (row.policy.depthwise, whole.policy.depthwise) == ("method", 8)
     assert config.training_of(tree, "smoke", row.key) == row
 

@@ -15,6 +15,7 @@ from dbq.errors import DbqError
 from dbq.policies import compile_quantizers, weight_quantizers
 from dbq.quantizers import together
 from dbq.training import optimiser as optimisers
+from dbq.training import precision
 from dbq.training.checkpoints import Checkpoint
 from dbq.training.evaluation import reestimate_batch_norm, top1
 from dbq.training.oscillation import SAMPLED, Oscillation
@@ -123,12 +124,10 @@ class Trainee:
         self.norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self.oscillation = Oscillation(network)
         self.device = next(network.parameters()).device
+        self.autocast = precision.autocast(network, recipe.precision, log)
         if recipe.compile:
             compile_quantizers(network)
         self.forward = _compiled(network) if recipe.compile is True else network
-        if recipe.precision == "bf16" and self.device.type == "cpu" and not torch.cpu.get_capabilities().get("avx512_bf16"):
-            log("precision bf16: this processor has no bfloat16 instructions, so that it is slower than fp32 -> set precision: fp32")
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
     def epoch(self, train: Batches, epoch: int, steps: int) -> dict:
         """One pass over the training images; sums stay on the device until the end."""
