@@ -10,6 +10,7 @@ from dbq.config import OverheadConfig
 from dbq.errors import DbqError
 from dbq.files import write_csv, write_json
 from dbq.quantizers import compiled
+from dbq.training import allocator
 
 COLUMNS = [
     "network", "method", "branches", "weight_bits", "activation_bits", "batch_size", "steps", "step_ratio_median",
@@ -54,6 +55,7 @@ def _rows_of(params: dict, profile: str, network: str, settings: OverheadConfig,
     elif settings.memory:
         for row in ready:
             row["status"] = memory.NOT_MEASURED
+    allocator.keep_freed_memory()  # as in training; not before: how much memory is live is measured without it, in other processes
     batch = subjects.random_batch(settings.batch_size, device)
     entries = [subjects.experiment(params, profile, network, row["method"], row["activation_bits"]) for row in ready]
     trainees = {index: subjects.trainee(row["method"], entries[index], *batch) for index, row in enumerate(ready)}

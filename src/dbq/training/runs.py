@@ -13,7 +13,7 @@ from dbq.config import DatasetConfig, Experiment, Pretrain, TrainingConfig, fing
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
 from dbq.networks.external import load_external
-from dbq.training import checkpoints
+from dbq.training import allocator, checkpoints
 from dbq.training.checkpoints import Checkpoint, tensors_digest
 from dbq.training.evaluation import top1
 from dbq.training.loop import Fit, fit
@@ -174,6 +174,7 @@ def _data_identity(config: DatasetConfig, manifest: dict) -> dict:
 
 
 def _train(entry, network, recipe: TrainingConfig, seed, identity, data, setting: Setting, teacher=None, test=True) -> Run:
+    allocator.keep_freed_memory()
     network = network.to(setting.device, memory_format=torch.channels_last)
     manifest, splits = data.manifest, data.splits
     checkpoint = checkpoint_of(entry, seed, identity, setting.checkpoints)
