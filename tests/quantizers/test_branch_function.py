@@ -25,9 +25,9 @@ def problem(branches, groups, seed):
 def apply(w, a, g1, g2, temperature, hard_forward):
     """BranchQuantize on one layer, whose scalars g1 and g2 all groups share."""
     groups = len(a)
-    rows = branch_function.own_rows(w, groups)
-    ones = torch.ones(groups, 1, dtype=w.dtype)
-    return BranchQuantize.apply(w, a, g1.expand(groups, 1), g2.expand(groups, 1), temperature, rows, hard_forward, ones)
+    layer, ones = branch_function.OneLayer(w, groups), torch.ones(groups, 1, dtype=w.dtype)
+    scales = (g.expand(groups, 1) for g in (g1, g2))
+    return BranchQuantize.apply(layer, hard_forward, False, a, *scales, temperature, ones, w)[0]
 
 
 @pytest.mark.parametrize("branches", [1, 2, 3])

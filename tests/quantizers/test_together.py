@@ -1,6 +1,7 @@
 """All layers in one call give what each layer gives alone."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -87,3 +88,35 @@ def test_attaching_again_replaces_the_hooks():
     together.attach(model)
     together.attach(model)
     assert len(model._forward_pre_hooks) == len(model._forward_hooks) == 1
+
+
+def test_weights_lie_in_one_block_and_may_leave_it():
+    """Joining costs nothing; after a move of the parameters, to another memory format too, the step is still that of single layers."""
+    alone = network(2, "hard")
+    attached = copy.deepcopy(alone)
+    together.attach(attached)
+    images = torch.randn(2, 3, 9, 9)
+    attached(images)
+    rows = attached.quantized_together.rows
+    weights = [layer.parametrizations.weight.original for layer in attached]
+    assert rows.join(weights).data_ptr() == weights[0].data_ptr()
+    assert all(torch.equal(one, layer.parametrizations.weight.original) for one, layer in zip(weights, alone, strict=True))
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    for model in (alone, attached):
+        model.to(memory_format=torch.contiguous_format)
+        model[0].parametrizations.weight.original.data *= -1.5
+        model(images).square().sum().backward()
+    assert rows.join(weights).data_ptr() != weights[0].data_ptr()
+    for one, other in zip(alone.parameters(), attached.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-5 * float(one.grad.abs().max()))
+
+
+def test_a_saved_state_is_as_large_as_the_weights():
+    model, sizes = network(2, "hard"), []
+    together.attach(model)
+    for _ in range(2):
+        file = io.BytesIO()
+        torch.save(model.state_dict(), file)
+        sizes.append(len(file.getvalue()))
+        model(torch.randn(2, 3, 9, 9))
+    assert sizes[1] < sizes[0] + 3 * 4 * together.PADDED + 1024

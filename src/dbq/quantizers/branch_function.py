@@ -22,33 +22,36 @@ BLOCK = 1 << 19  # elements of a (rows, N-1, K) temporary: 2 MiB of float32, abo
 
 
 class BranchQuantize(torch.autograd.Function):
-    """apply(w (R, K), a (G, B), g1 (G, 1), g2 (G, 1), T (G, 1), rows (R,), hard_forward, gradient_scale (G, 1), compile)
-    -> quantized (R, K).
+    """apply(rows_of, hard_forward, compile, a (G, B), g1 (G, 1), g2 (G, 1), T (G, 1), gradient_scale (G, 1), *weights)
+    -> the quantized weights, as rows_of shapes them.
 
-    T is the absolute temperature of each group and gets no gradient; gradient_scale multiplies the gradients of a, g1 and g2.
-    compile: a hard forward pass and its gradient by the kernels of compiled.py.
+    rows_of says how the weights of one or more layers become rows: rows (R,), the group of each row; join(weights) -> (R, K); split((R, K))
+    -> a list as `weights`. Joined weights are not kept but joined again. T is the absolute temperature of each group and gets no gradient;
+    gradient_scale multiplies the gradients of a, g1 and g2. compile: a hard forward pass and its gradient by the kernels of compiled.py.
     """
 
     @staticmethod
-    def forward(ctx, w, a, g1, g2, temperature, rows, hard_forward, gradient_scale, compile=False):
+    def forward(ctx, rows_of, hard_forward, compile, a, g1, g2, temperature, gradient_scale, *weights):
         levels, planes = sorted_levels(a)
-        ctx.hard_forward = hard_forward
-        saved = (w, g1, g2, temperature, rows, gradient_scale, levels, planes)
+        w, rows = rows_of.join(weights), rows_of.rows
+        ctx.rows_of, ctx.hard_forward, ctx.compiled, index = rows_of, hard_forward, compile, ()
         if not hard_forward:
-            ctx.save_for_backward(*saved)
-            return _soft(w, levels, g1, g2, temperature, rows)
-        ctx.compiled = compile
-        if ctx.compiled:
-            ctx.save_for_backward(*saved)
-            return compiled.hard(w, levels, g1, g2, rows)
-        index = count_below(w * g1[rows], midpoints(levels)[rows])
-        ctx.save_for_backward(*saved, index)
-        return _take((g2 * levels)[rows], index)
+            quantized = _soft(w, levels, g1, g2, temperature, rows)
+        elif compile:
+            quantized = compiled.hard(w, levels, g1, g2, rows)
+        else:
+            index = (count_below(w * g1[rows], midpoints(levels)[rows]),)
+            quantized = _take((g2 * levels)[rows], *index)
+        ctx.save_for_backward(g1, g2, temperature, gradient_scale, levels, planes, *weights, *index)
+        ctx.count = len(weights)
+        return tuple(rows_of.split(quantized))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        w, g1, g2, temperature, rows, gradient_scale, levels, planes, *index = ctx.saved_tensors
+    def backward(ctx, *grads):
+        g1, g2, temperature, gradient_scale, levels, planes, *others = ctx.saved_tensors
+        weights, index = others[: ctx.count], others[ctx.count :]
+        w, grad, rows = ctx.rows_of.join(weights), ctx.rows_of.join(grads), ctx.rows_of.rows
         gaps, count = levels.diff(dim=1), len(levels)
         # w_grad is T g1 g2 grad * sum_i d_i s_i (1 - s_i), at_threshold the sums of grad s_i (1 - s_i) over each row
         if ctx.hard_forward and ctx.compiled:
@@ -72,7 +75,22 @@ class BranchQuantize(torch.autograd.Function):
         a_grad = torch.bmm(through_levels[:, None], planes)[:, 0]
         g1_grad = gradient_scale * _by_group(dots, rows, count) / g1
         g2_grad = gradient_scale * (by_level * levels).sum(1, keepdim=True)
-        return w_grad, scale * a_grad, g1_grad, g2_grad, None, None, None, None, None
+        return None, None, None, scale * a_grad, g1_grad, g2_grad, None, None, *ctx.rows_of.split(w_grad)
+
+
+class OneLayer:
+    """The weights (C, K) of one layer: its rows are all of one group, or a group each."""
+
+    def __init__(self, weight: Tensor, groups: int):
+        self.rows = own_rows(weight, groups)
+
+    @staticmethod
+    def join(weights) -> Tensor:
+        return weights[0]
+
+    @staticmethod
+    def split(matrix: Tensor) -> list[Tensor]:
+        return [matrix]
 
 
 def _slopes(w, grad, levels, g1, g2, temperature, rows, soft_forward: bool):

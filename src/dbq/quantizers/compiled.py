@@ -43,21 +43,22 @@ def hard(w: Tensor, levels: Tensor, g1: Tensor, g2: Tensor, rows: Tensor) -> Ten
 def gradients(w, grad, levels, g1, g2, temperature, rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the surrogate gradient is made of, sums over K except for the first.
 
-    T g1 g2 grad sum_i d_i s'_i (R, K); its dot product with w (R, 1); grad summed by hard level (R, N); and the odd part in i of the
-    sums of grad s'_i (R, N-1). The even part is left out: sorted planes are odd in i, so that it drops out of the scales' gradient.
+    T g1 g2 grad sum_i d_i s'_i (R, K); its dot product with w (R, 1); grad summed by hard level (R, N); and the sums of grad s'_i (R, N-1).
+    Of both sums only the odd part in i: the even one drops out of the scales' gradient, because sorted levels and planes are odd in i.
     """
     pairs = levels.shape[1] // 2
-    thresholds = midpoints(levels)
-    tau = (temperature * thresholds)[:, pairs:]  # (G, P), the positive ones
+    thresholds = midpoints(levels)[:, pairs:]  # (G, P), the positive ones
+    tau = temperature * thresholds
     cosh = 2 * tau.cosh()
     gaps = levels.diff(dim=1)[:, pairs:] * (temperature * g1 * g2)
     limit = (tau.amax(1, keepdim=True) + BEYOND)[rows]
-    w_grad, dots, above, odd = _kernel(_gradients)(
+    w_grad, dots, beyond, odd = _kernel(_gradients)(
         w, grad, g1[rows], (temperature * g1)[rows], limit, thresholds[rows], cosh[rows], (gaps * cosh)[rows], (4 * gaps)[rows]
     )  # fmt: skip
-    by_level = above - torch.nn.functional.pad(above[:, 1:], (0, 1))
+    by_level = (beyond - torch.nn.functional.pad(beyond[:, 1:], (0, 1))) / 2
     odd *= tau.sinh()[rows]  # half of V S r: the other half belongs to -t
-    return w_grad, dots, by_level, torch.cat([-odd.flip(1), odd], 1)
+    zero = w.new_zeros(len(w), 1)
+    return w_grad, dots, torch.cat([-by_level.flip(1), zero, by_level], 1), torch.cat([-odd.flip(1), odd], 1)
 
 
 @functools.cache
@@ -75,16 +76,26 @@ def _hard(w, g1, thresholds, table):
 
 
 def _gradients(w, grad, g1, inner, limit, thresholds, cosh, linear, constant):
-    x = w * g1
-    above = [grad.sum(1)] + [torch.where(x >= thresholds[:, i : i + 1], grad, 0.0).sum(1) for i in range(thresholds.shape[1])]
+    """w_grad, its dot product with w, sums of grad beyond t less those beyond -t (R, P), and sums of grad V / (U + C)^2 (R, P)."""
+    x, opposite = w * g1, -grad
     up = torch.minimum(torch.maximum(w * inner, -limit), limit).exp()
     down = 1 / up
     u, v = up + down, (up - down) * grad
-    slope, odd = torch.zeros_like(w), []
-    for p in range(cosh.shape[1]):
-        r = 1 / (u + cosh[:, p : p + 1])
+    slope, beyond, odd = torch.zeros_like(w), [], []
+    for p, r in enumerate(_reciprocals([u + cosh[:, p : p + 1] for p in range(cosh.shape[1])])):
         r = r * r
         slope = slope + (u * linear[:, p : p + 1] + constant[:, p : p + 1]) * r
         odd.append((v * r).sum(1))
+        t = thresholds[:, p : p + 1]
+        beyond.append(torch.where(x >= t, grad, torch.where(x < -t, opposite, 0.0)).sum(1))
     w_grad = slope * grad
-    return w_grad, (w_grad * w).sum(1, keepdim=True), torch.stack(above, 1), torch.stack(odd, 1)
+    return w_grad, (w_grad * w).sum(1, keepdim=True), torch.stack(beyond, 1), torch.stack(odd, 1)
+
+
+def _reciprocals(values: list[Tensor]) -> list[Tensor]:
+    """1 / value of each, with one division for two: 1 / a = b / (a b). A product of two stays below e^80."""
+    result = []
+    for first, second in zip(values[::2], values[1::2], strict=False):
+        both = 1 / (first * second)
+        result += [second * both, first * both]
+    return result + [1 / value for value in values[len(result) :]]

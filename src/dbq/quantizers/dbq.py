@@ -15,9 +15,13 @@ from dbq.quantizers.temperature import temperature
 COLLAPSED = 1e-3  # a branch below this fraction of the largest one adds levels that nothing can tell apart
 
 
-def memory_order(weight: Tensor) -> Tensor:
-    """The weight (C, ...) as a contiguous view: copies of weights would cost more than their quantization."""
-    channels_last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+def memory_order(weight: Tensor, like: Tensor | None = None) -> Tensor:
+    """The weight (C, ...) as a contiguous view: copies of weights would cost more than their quantization.
+
+    like: in the order of this tensor's memory, whatever that of the first is.
+    """
+    like = weight if like is None else like
+    channels_last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
     return weight.permute(0, 2, 3, 1) if channels_last else weight
 
 
@@ -65,10 +69,10 @@ class BranchQuantizer(WeightQuantizer):
         if self.training:
             count = len(self.a)
             g1, g2 = self.g1.expand(count, 1), self.g2.expand(count, 1)
-            owners = branch_function.own_rows(rows, count)
+            layer = branch_function.OneLayer(rows, count)
             scale = rows.new_full((count, 1), self.gradient_scale)
-            quantized = branch_function.BranchQuantize.apply(
-                rows, self.a, g1, g2, self.absolute_temperature(), owners, self.config.forward == "hard", scale, self.compiled
+            (quantized,) = branch_function.BranchQuantize.apply(
+                layer, self.config.forward == "hard", self.compiled, self.a, g1, g2, self.absolute_temperature(), scale, rows
             )
         else:
             quantized = branch_function.hard(rows, self.a, self.g1, self.g2)

@@ -19,41 +19,64 @@ from dbq.quantizers.dbq import BranchQuantizer, from_memory_order, memory_order
 SHORTEST, PADDED = 512, 1024  # weights in a row: at least so many if the sizes have such a divisor, else so many with padding
 
 
+class Rows:
+    """The weights of layers as rows of one length; rows (R,) says whose a row is. The form that BranchQuantize asks for.
+
+    The weights stay the same parameters, but their values move into one block of memory, so that joining them costs nothing. Should
+    something move them out of it again (`network.to(device)`), joining copies.
+    """
+
+    def __init__(self, weights: list[Tensor]):
+        self.weights = weights
+        sizes = [weight.numel() for weight in weights]
+        divisor = math.gcd(*sizes)
+        self.length = divisor if divisor >= SHORTEST else PADDED
+        self.spaces = [-(-size // self.length) * self.length for size in sizes]  # of each layer, padding included
+        self.rows = torch.arange(len(sizes)).repeat_interleave(torch.tensor(self.spaces) // self.length).to(weights[0].device)
+        self.block = weights[0].new_zeros(sum(self.spaces)).view(-1, self.length)
+        self.places = self.split(self.block)
+        for weight, place in zip(weights, self.places, strict=True):
+            weight.data = place.copy_(weight.data)
+
+    def join(self, tensors) -> Tensor:
+        """(R, K) of tensors in the layers' shapes: the weights, or their gradients."""
+        if all(tensor.data_ptr() == place.data_ptr() for tensor, place in zip(tensors, self.places, strict=True)):
+            return self.block
+        flat = []
+        for tensor, weight, space in zip(tensors, self.weights, self.spaces, strict=True):
+            values = memory_order(tensor, weight).reshape(-1)
+            flat.append(functional.pad(values, (0, space - len(values))) if space > len(values) else values)
+        return torch.cat(flat).view(-1, self.length)
+
+    def split(self, matrix: Tensor) -> list[Tensor]:
+        """Views of it in the shapes and memory formats of the layers."""
+        parts = matrix.view(-1).split(self.spaces)
+        return [from_memory_order(part[: weight.numel()], weight) for part, weight in zip(parts, self.weights, strict=True)]
+
+
 class Together:
     """Quantizes the per-layer BranchQuantizers of a network at once; their forward passes then return what is ready.
 
     `attach` makes it part of the network's forward pass in training mode. Layers with scales per channel stay on their own.
-    Parameters that are replaced, not changed in place, after the first pass (`network.to(device)`) go unseen: attach again.
     """
 
     def __init__(self, quantizers: list[BranchQuantizer], weights: list[Tensor]):
         self.quantizers, self.weights = quantizers, weights
-        sizes = [weight.numel() for weight in weights]
-        divisor = math.gcd(*sizes)
-        self.length = divisor if divisor >= SHORTEST else PADDED
-        self.padding = [-size % self.length for size in sizes]
-        self.counts = [-(-size // self.length) for size in sizes]
-        device = weights[0].device
-        self.rows = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(self.counts)).to(device)
-        self.gradient_scale = torch.tensor([[quantizer.gradient_scale] for quantizer in quantizers], device=device)
+        self.rows = Rows(weights)
+        self.gradient_scale = torch.tensor([[quantizer.gradient_scale] for quantizer in quantizers], device=weights[0].device)
 
-    def quantize(self) -> list[Tensor]:
+    def quantize(self) -> tuple[Tensor, ...]:
         """The quantized weights of each layer, in its shape and memory format."""
         quantizers = self.quantizers
-        flat = []
-        for weight, padding in zip(self.weights, self.padding, strict=True):
-            values = memory_order(weight).reshape(-1)
-            flat.append(functional.pad(values, (0, padding)) if padding else values)
         a = torch.cat([quantizer.a for quantizer in quantizers])
         g1 = torch.stack([quantizer.g1 for quantizer in quantizers])[:, None]
         g2 = torch.stack([quantizer.g2 for quantizer in quantizers])[:, None]
         heat = torch.stack([quantizer.temperature for quantizer in quantizers])[:, None]
         temperature = (heat / a.detach().sum(1, keepdim=True)).clamp_max(1e30)
-        rows = torch.cat(flat).view(-1, self.length)
         hard_forward = quantizers[0].config.forward == "hard"
-        quantized = BranchQuantize.apply(rows, a, g1, g2, temperature, self.rows, hard_forward, self.gradient_scale, quantizers[0].compiled)
-        parts = quantized.view(-1).split([count * self.length for count in self.counts])
-        return [from_memory_order(part[: weight.numel()], weight) for part, weight in zip(parts, self.weights, strict=True)]
+        return BranchQuantize.apply(
+            self.rows, hard_forward, quantizers[0].compiled, a, g1, g2, temperature, self.gradient_scale, *self.weights
+        )  # fmt: skip
 
 
 def attach(network: nn.Module, wrap: Callable = lambda hook: hook) -> None:

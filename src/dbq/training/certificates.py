@@ -4,7 +4,7 @@ import torch
 
 from dbq.errors import DbqError
 from dbq.policies import method_quantizers
-from dbq.quantizers.branch_function import BranchQuantize, own_rows, soft
+from dbq.quantizers.branch_function import BranchQuantize, OneLayer, soft
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.training.runs import Run
 
@@ -86,7 +86,7 @@ def _gradient_error(quantizer, weight) -> float | None:
     leaves = [value.clone().requires_grad_() for value in (w, a, g1, g2)]
     ones = torch.ones(groups, 1, dtype=torch.float64)
     scales = (leaves[2].expand(groups, 1), leaves[3].expand(groups, 1))
-    output = BranchQuantize.apply(leaves[0], leaves[1], *scales, heat, own_rows(w, groups), False, ones)
+    (output,) = BranchQuantize.apply(OneLayer(w, groups), False, False, leaves[1], *scales, heat, ones, leaves[0])
     analytic = torch.autograd.grad((output * direction).sum(), leaves)
     worst = 0.0
     for index, gradient in enumerate(analytic):
