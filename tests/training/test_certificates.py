@@ -67,3 +67,14 @@ def test_a_weight_that_returns_to_its_level_oscillates_and_one_that_moves_on_doe
         flat[0], flat[1] = back, onward
         oscillation.look()
     assert oscillation.rates()[name] == pytest.approx(1 / flat.numel())
+
+
+@pytest.mark.parametrize("bits, judged", [(4, True), (8, False)])
+def test_oscillation_is_judged_where_levels_are_far_apart(bits, judged):
+    experiment = config.experiment(config.read("params.yaml"), "cifar10", f"resnet20-cifar10-uniform-{bits}")
+    network = networks.build("resnet20", 10, "32x32")
+    policy = policies.quantize(network, experiment, torch.randn(8, 3, 8, 8))
+    name = next(layer.layer for layer in policy if layer.reason.endswith("the method"))
+    run = SimpleNamespace(network=network.eval(), policy=policy, fit=SimpleNamespace(oscillating={name: 0.9}))
+    rows = [row for row in certificates.certify(run, "uniform") if row["layer"] == name and row["value"] == 0.9]
+    assert [(row["holds"], row["limit"]) for row in rows] == [(not judged, 0.25 if judged else None)]

@@ -11,6 +11,7 @@ from dbq.training.runs import Run
 GRADIENT_ERROR = 1e-4  # relative; central differences in float64 reach 1e-5 where a gradient is nearly 0
 SOFT_GAP = 0.02  # of the largest level, for DBQ with a soft forward pass: what was trained must be what is evaluated
 OSCILLATING = 0.25  # of a layer's weights
+FINE_LEVELS = SOFT_GAP  # of the largest level: neighbours this near are crossed by a weight's ordinary motion, and a crossing changes no more
 SAMPLE = 16  # weights of a layer whose gradients are compared
 COLUMNS = ["certificate", "layer", "value", "limit", "holds"]
 
@@ -35,8 +36,7 @@ def certify(run: Run, method: str) -> list[dict]:
             holds = limit is None or (values[worst] < limit if name.startswith("smallest") else values[worst] <= limit)
             shown = -values[worst] if name.startswith("smallest") else values[worst]
             rows.append(_row(name, worst, shown, None if limit is None else abs(limit), holds))
-    rows += [_collapse(layers), _oscillation({name: run.fit.oscillating[name] for name, *_ in layers if name in run.fit.oscillating})]
-    return [row for row in rows if row]
+    return [*rows, _collapse(layers), *_oscillation(layers, run.fit.oscillating)]
 
 
 def demand(rows: list[dict], key: str) -> None:
@@ -117,8 +117,24 @@ def _collapse(layers) -> dict:
     return _row("dead or collapsed branches", "all", 0, 0, True)
 
 
-def _oscillation(rates: dict[str, float]) -> dict | None:
-    if not rates:
-        return None
-    worst = max(rates, key=rates.get)
-    return _row("weights that oscillate in the last epoch", worst, rates[worst], OSCILLATING, rates[worst] <= OSCILLATING)
+def _oscillation(layers, rates: dict[str, float]) -> list[dict]:
+    """Judged where levels are so far apart that a return to one changes the weight by more than is tolerated of soft against hard.
+
+    Between the 255 levels of 8 bits nearly every weight of a float network in training comes and goes as well (docs/what-decides-the-accuracy.md),
+    so there the rate is reported.
+    """
+    judged, reported = {}, {}
+    for name, quantizer, weight in layers:
+        if name in rates:
+            levels = quantizer.transfer(weight).levels
+            coarse = float(levels.diff().max() / levels.abs().max()) > FINE_LEVELS
+            (judged if coarse else reported)[name] = rates[name]
+    rows = []
+    for found, limit, name in (
+        (judged, OSCILLATING, "weights that oscillate in the last epoch"),
+        (reported, None, "weights that change to a fine level and back in the last epoch"),
+    ):
+        if found:
+            worst = max(found, key=found.get)
+            rows.append(_row(name, worst, found[worst], limit, limit is None or found[worst] <= limit))
+    return rows
