@@ -2,12 +2,12 @@
 
 Without a compiler every operation of branch_function.py is a pass over the weights of its own, and on networks with millions of weights
 the passes, not the arithmetic, are what DBQ adds to a step. Here thresholds are also taken in pairs -t, t, because levels are symmetric.
-With y = T g1 w, tau = T t, U = 2 cosh y, V = 2 sinh y, C = 2 cosh tau, S = 2 sinh tau and s' = s (1 - s) = 1 / (2 + 2 cosh):
+With y = T g1 w, p = exp(-|y|), C = 2 cosh(T t), S = 2 sinh(T t), q = 1 + p^2 + C p and s' = s (1 - s) = 1 / (2 + 2 cosh):
 
-    s'(y - tau) + s'(y + tau) = (4 + U C) / (U + C)^2        what a weight's gradient needs
-    s'(y - tau) - s'(y + tau) =       V S / (U + C)^2        what the thresholds' gradients need: scales move t and -t against each other
+    s'(y - T t) + s'(y + T t) = (4 p^2 + C p (1 + p^2)) / q^2   what a weight's gradient needs
+    s'(y - T t) - s'(y + T t) = sign(y) S p (1 - p^2) / q^2     what those of thresholds need: scales move t and -t against each other
 
-(addition theorems of cosh): one exponential a weight, and none for its thresholds.
+(addition theorems of cosh): one exponential a weight, and none for its thresholds. q stays below 2 + C, however large a weight is.
 """
 
 import functools
@@ -20,8 +20,7 @@ from torch import Tensor
 from dbq.errors import DbqError
 from dbq.quantizers.levels import midpoints
 
-BEYOND = 20.0  # s' of a weight so far outside the outermost threshold is below 3e-9: there y is clipped
-LARGEST = 20.0  # temperature (times the largest level) up to which the squares above stay far from float32's limits
+LARGEST = 40.0  # temperature (times the largest level) up to which q^2 stays within float32's limits
 
 
 def why_not(device: torch.device) -> str | None:
@@ -51,12 +50,11 @@ def gradients(w, grad, levels, g1, g2, temperature, rows) -> tuple[Tensor, Tenso
     tau = temperature * thresholds
     cosh = 2 * tau.cosh()
     gaps = levels.diff(dim=1)[:, pairs:] * (temperature * g1 * g2)
-    limit = (tau.amax(1, keepdim=True) + BEYOND)[rows]
     w_grad, dots, beyond, odd = _kernel(_gradients)(
-        w, grad, g1[rows], (temperature * g1)[rows], limit, thresholds[rows], cosh[rows], (gaps * cosh)[rows], (4 * gaps)[rows]
-    )  # fmt: skip
+        w, grad, g1[rows], (temperature * g1)[rows], thresholds[rows], cosh[rows], (gaps * cosh)[rows], (4 * gaps)[rows]
+    )
     by_level = (beyond - torch.nn.functional.pad(beyond[:, 1:], (0, 1))) / 2
-    odd *= tau.sinh()[rows]  # half of V S r: the other half belongs to -t
+    odd *= tau.sinh()[rows]  # half of S: the other half belongs to -t
     zero = w.new_zeros(len(w), 1)
     return w_grad, dots, torch.cat([-by_level.flip(1), zero, by_level], 1), torch.cat([-odd.flip(1), odd], 1)
 
@@ -75,25 +73,26 @@ def _hard(w, g1, thresholds, table):
     return result
 
 
-def _gradients(w, grad, g1, inner, limit, thresholds, cosh, linear, constant):
-    """w_grad, its dot product with w, sums of grad beyond t less those beyond -t (R, P), and sums of grad V / (U + C)^2 (R, P)."""
-    x, opposite = w * g1, -grad
-    up = torch.minimum(torch.maximum(w * inner, -limit), limit).exp()
-    down = 1 / up
-    u, v = up + down, (up - down) * grad
+def _gradients(w, grad, g1, inner, thresholds, cosh, linear, constant):
+    """w_grad, its dot product with w, sums of grad beyond t less those beyond -t (R, P), and of sign(y) grad p (1 - p^2) / q^2."""
+    x = w * g1
+    size, signed = x.abs(), torch.where(x >= 0, grad, -grad)
+    p = (w * inner).abs().neg().exp()
+    square = p * p
+    cube, base = p * square, 1 + square
+    u, v = p + cube, (p - cube) * signed
     slope, beyond, odd = torch.zeros_like(w), [], []
-    for p, r in enumerate(_reciprocals([u + cosh[:, p : p + 1] for p in range(cosh.shape[1])])):
+    for pair, r in enumerate(_reciprocals([base + p * cosh[:, i : i + 1] for i in range(cosh.shape[1])])):
         r = r * r
-        slope = slope + (u * linear[:, p : p + 1] + constant[:, p : p + 1]) * r
+        slope = slope + (u * linear[:, pair : pair + 1] + square * constant[:, pair : pair + 1]) * r
         odd.append((v * r).sum(1))
-        t = thresholds[:, p : p + 1]
-        beyond.append(torch.where(x >= t, grad, torch.where(x < -t, opposite, 0.0)).sum(1))
+        beyond.append(torch.where(size >= thresholds[:, pair : pair + 1], signed, 0.0).sum(1))  # -t itself counts as beyond
     w_grad = slope * grad
     return w_grad, (w_grad * w).sum(1, keepdim=True), torch.stack(beyond, 1), torch.stack(odd, 1)
 
 
 def _reciprocals(values: list[Tensor]) -> list[Tensor]:
-    """1 / value of each, with one division for two: 1 / a = b / (a b). A product of two stays below e^80."""
+    """1 / value of each, with one division for two: 1 / a = b / (a b). A product of two stays below e^(2 LARGEST)."""
     result = []
     for first, second in zip(values[::2], values[1::2], strict=False):
         both = 1 / (first * second)

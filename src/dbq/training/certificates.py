@@ -11,7 +11,9 @@ from dbq.training.runs import Run
 GRADIENT_ERROR = 1e-4  # relative; central differences in float64 reach 1e-5 where a gradient is nearly 0
 SOFT_GAP = 0.02  # of the largest level, for DBQ with a soft forward pass: what was trained must be what is evaluated
 OSCILLATING = 0.25  # of a layer's weights
-FINE_LEVELS = SOFT_GAP  # of the largest level: neighbours this near are crossed by a weight's ordinary motion, and a crossing changes no more
+FINE_LEVELS = (
+    SOFT_GAP  # of the largest level: neighbours this near are crossed by a weight's ordinary motion, and a crossing changes no more
+)
 SAMPLE = 16  # weights of a layer whose gradients are compared
 COLUMNS = ["certificate", "layer", "value", "limit", "holds"]
 
@@ -120,8 +122,8 @@ def _collapse(layers) -> dict:
 def _oscillation(layers, rates: dict[str, float]) -> list[dict]:
     """Judged where levels are so far apart that a return to one changes the weight by more than is tolerated of soft against hard.
 
-    Between the 255 levels of 8 bits nearly every weight of a float network in training comes and goes as well (docs/what-decides-the-accuracy.md),
-    so there the rate is reported.
+    Between the 255 levels of 8 bits weights come and go by the ordinary motion of training, quantized or not
+    (docs/what-decides-the-accuracy.md): there the rate is reported.
     """
     judged, reported = {}, {}
     for name, quantizer, weight in layers:
