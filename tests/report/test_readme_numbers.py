@@ -9,6 +9,7 @@ from dbq.files import read_csv
 
 ROOT = Path(__file__).parents[2]
 ROWS = re.findall(r"^\| `([\w-]+)` \|(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+SWEEPS = re.search(r"^\| weights \|(.*)\|\n\|[-|]+\|\n((?:\|.*\|\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
 MEASURED = [row for row in ROWS if row[0].startswith("resnet20-cifar10")]
 
 
@@ -33,3 +34,13 @@ def test_numbers_are_those_of_the_result_files(key, cells):
         assert costs == ["-"] * 3
     else:
         assert [cost.replace(",", "") for cost in costs] == [expected[name] for name in ("c_c", "c_s", "c_m")]
+
+
+def test_numbers_of_the_lightweight_networks_are_those_of_the_result_files():
+    networks = [cell.strip(" `") for cell in SWEEPS[1].split("|")]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in SWEEPS[2].splitlines()]
+    assert len(networks) >= 3 and len(rows) == 8
+    for label, *cells in rows:
+        for network, cell in zip(networks, cells, strict=True):
+            row = table("accuracy")[network if label == "float" else f"sweep-{network}-{label}"]
+            assert (row["n"], cell) == ("1", f"{float(row['top1_mean']):.2f}")
