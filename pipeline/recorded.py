@@ -1,11 +1,12 @@
 """Results that were measured before and are kept: a stage takes them from results/PROFILE instead of training again.
 
     PYTHONPATH=src python pipeline/recorded.py cifar10                            # every line that could be written into params.yaml
-    PYTHONPATH=src python pipeline/recorded.py cifar10 resnet20-cifar10-dbq-1t    # of this experiment (or sweep) alone
+    PYTHONPATH=src python pipeline/recorded.py cifar10 resnet20-cifar10-dbq-1t    # of this key alone
 
-Trainings take hours and models are not in git; what they gave is, under results/. `seeds: {PROFILE: {recorded: DIGEST}}` of an experiment
-or a sweep makes its stages copy the metric files and the report pages that are committed there. DIGEST belongs to the metric files: one
-changed byte and the stage stops. So does a change of the settings that the result was measured with. To train again, write seeds.
+Trainings take hours and models are not in git; what they gave is, under results/. `seeds: {PROFILE: {recorded: DIGEST}}` of a float
+network, an experiment or a sweep makes its stages copy the metric files and the report pages that are committed there. DIGEST belongs to
+the metric files: one changed byte and the stage stops. So does a change of the settings that the result was measured with. To train
+again, write seeds.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from dbq import config
 from dbq.errors import DbqError, main_with_errors
 from dbq.files import read_json
 
-STAGES = {"experiments": ("quantize", "engine"), "sweeps": ("sweep",)}
+STAGES = {"pretrain": ("pretrain",), "experiments": ("quantize", "engine"), "sweeps": ("sweep",)}
 DIGITS = 16  # of the sha256: params.yaml is read by people
 
 
@@ -66,7 +67,10 @@ def check_settings(params: dict, section: str, key: str) -> None:
     value = read_json(_metrics(profile, STAGES[section][0], key) / "metrics.json")
     for row in value["rows"] if section == "sweeps" else [value]:
         tree = {**params, section: {key: {**params[section][key], "seeds": {profile: row["seeds"]}}}}
-        entry = config.sweep(tree, profile, key, row["row"]) if section == "sweeps" else config.experiment(tree, profile, key)
+        if section == "sweeps":
+            entry = config.sweep(tree, profile, key, row["row"])
+        else:
+            entry = {"pretrain": config.pretrain, "experiments": config.experiment}[section](tree, profile, key)
         if config.settings_of(entry) != row.get("settings"):
             raise DbqError(
                 f"{section}.{key}.seeds.{profile}: recorded, but measured with other settings than params.yaml has now",
@@ -81,7 +85,7 @@ def _metrics(profile: str, stage: str, key: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python pipeline/recorded.py", description=__doc__.splitlines()[0])
     parser.add_argument("profile", help=", ".join(config.PROFILES))
-    parser.add_argument("key", nargs="?", help="of experiments or sweeps; all without it")
+    parser.add_argument("key", nargs="?", help="of pretrain, experiments or sweeps; all without it")
     arguments = parser.parse_args()
     profile = config.check_profile(arguments.profile)
     params = {**config.read(), "profile": profile}

@@ -150,7 +150,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="where the executed notebook goes")
     parser.add_argument("--html", required=True, help="where its page goes")
     parser.add_argument(
-        "--run-in", help="key of params.yaml: a list of profiles, or an entry that may be null; otherwise 'not run' is written"
+        "--run-in", help="key of params.yaml: the profile's entry, which may be null or absent; otherwise 'not run' is written"
     )
     parser.add_argument("--set", action=_Named, metavar="NAME=VALUE", help="passed to the notebook, as text")
     parser.add_argument(

@@ -78,26 +78,19 @@ def stage_name() -> str | None:
 def reason_not_to_run(params: dict, dotted: str) -> str | None:
     """Why the stage has nothing to do in params["profile"], or None when it has.
 
-    `dotted` leads to a list of profiles that has to hold the profile, or to the profile's own entry, which is null or absent where there
-    is nothing to do.
-    Raises DbqError when it leads nowhere.
+    `dotted` leads to the profile's own entry, which is null or absent where there is nothing to do. Raises DbqError when it leads nowhere.
     """
     value = params
     *path, last = dotted.split(".")
-    of_profile = last == params["profile"]
     for depth, part in enumerate([*path, last]):
-        if depth == len(path) and of_profile and isinstance(value, dict) and part not in value:
+        if depth == len(path) and isinstance(value, dict) and part not in value:
             return f"{'.'.join(path)} has no entry {part}"
         if not isinstance(value, dict) or part not in value:
             raise DbqError(
                 f"{dotted}: no such key among the stage's params", f"add it to {PARAMS_FILE} and to `params:` of the stage in dvc.yaml"
             )
         value = value[part]
-    if value is None:
-        return f"{dotted} is null"
-    if not of_profile and isinstance(value, list) and params["profile"] not in value:
-        return f"profile {params['profile']} is not in {dotted}"
-    return None
+    return f"{dotted} is null" if value is None else None
 
 
 def record_of(params: dict, dotted: str) -> str | None:

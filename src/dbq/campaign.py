@@ -45,8 +45,8 @@ def plan(params: dict, profile: str) -> list[Task]:
     """Every training of the profile in order of value."""
     floats, wanted = [], []
     for key, entry in config.lookup(params, "pretrain").items():
-        if profile in entry["profiles"]:
-            floats.append(Task("pretrain", key, entry["seed"], None))
+        if profile in config.trained_in(entry["seeds"]):
+            floats.append(float_task(params, profile, key))
     rounds: dict[int, list[Task]] = {}
     for key, entry in config.lookup(params, "experiments").items():
         if profile in config.trained_in(entry["seeds"]):
@@ -65,6 +65,10 @@ def plan(params: dict, profile: str) -> list[Task]:
     return floats + [task for turn in sorted(rounds) for task in rounds[turn]] + wanted
 
 
+def float_task(params: dict, profile: str, key: str) -> Task:
+    return Task("pretrain", key, config.pretrain(params, profile, key).seed, None)
+
+
 def resolve(params: dict, profile: str, task: Task) -> config.Pretrain | config.Experiment:
     return config.training_of(params, profile, task.key)
 
@@ -81,8 +85,7 @@ class Standing:
         manifest = read_json(self.data / self.profile / entry.dataset / "manifest.json")
         if task.kind == "pretrain":
             return runs.checkpoint_of(entry, task.seed, runs.float_identity(entry, manifest), self.out).path
-        seed = config.lookup(self.params, "pretrain", task.needs, "seed")
-        float_path = self.path(Task("pretrain", task.needs, seed, None))
+        float_path = self.path(float_task(self.params, self.profile, task.needs))
         if not float_path.exists():
             return None
         identity = runs.quantized_identity(entry, task.seed, checkpoints.load(float_path)["state"], manifest)
@@ -163,8 +166,7 @@ class Campaign:
             "--seed", str(task.seed), "--threads", str(max(1, (os.cpu_count() or 1) // self.parallel)),
         ]  # fmt: skip
         if task.needs is not None:  # the campaign's own float network, not one that lies in the pipeline's folders
-            seed = config.lookup(self.standing.params, "pretrain", task.needs, "seed")
-            command += ["--float", str(self.standing.path(Task("pretrain", task.needs, seed, None)))]
+            command += ["--float", str(self.standing.path(float_task(self.standing.params, self.profile, task.needs)))]
         self.log(f"{task.name}: started, {minutes:.1f} minutes left")
         with open(self._log_path(task), "ab") as file:
             return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)

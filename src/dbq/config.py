@@ -102,7 +102,10 @@ def pretrain(params: dict, profile: str, key: str) -> Pretrain:
         if weights.network != entry.network:
             raise DbqError(f"pretrain.{key}.weights: {name} holds a {weights.network}", f"name weights of a {entry.network}")
     recipe = training(params, profile, entry.schedule, {}, f"pretrain.{key}")
-    return Pretrain(key, profile, entry.network, entry.dataset, dataset(params, profile, entry.dataset), recipe, entry.seed, weights)
+    seeds = _seeds(entry.seeds, profile, f"pretrain.{key}.seeds")
+    if len(seeds) > 1:
+        raise DbqError(f"pretrain.{key}.seeds.{profile}: {seeds}", "give one: every quantized row starts from this network")
+    return Pretrain(key, profile, entry.network, entry.dataset, dataset(params, profile, entry.dataset), recipe, seeds[0], weights)
 
 
 def experiment(params: dict, profile: str, key: str) -> Experiment:
@@ -151,9 +154,11 @@ def trained_in(seeds: dict) -> list[str]:
     return [profile for profile in seeds if not is_recorded(seeds, profile)]
 
 
-def settings_of(entry: Experiment) -> str:
-    """Fingerprint of everything in params.yaml that decides an experiment's result but its seeds; result files carry it."""
-    names = ("network", "dataset_config", "method", "quantizer", "activation_bits", "activations", "policy", "training")
+def settings_of(entry: Pretrain | Experiment) -> str:
+    """Fingerprint of everything in params.yaml that decides a result but its seeds; result files carry it."""
+    names = ("network", "dataset_config", "training")
+    quantized = ("method", "quantizer", "activation_bits", "activations", "policy")
+    names += quantized if isinstance(entry, Experiment) else ("weights",)
     plain = {name: getattr(entry, name) for name in names}
     return fingerprint({name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in plain.items()})
 
@@ -237,18 +242,20 @@ def check(params: dict) -> None:
     for section, resolve, kind in (("pretrain", pretrain, PretrainEntry), ("experiments", experiment, ExperimentEntry)):
         for key, entry in lookup(params, section).items():
             parsed = parse(kind, entry, f"{section}.{key}")
-            for profile in trained_in(parsed.seeds) if section == "experiments" else parsed.profiles:
+            for profile in trained_in(parsed.seeds):
                 resolved = resolve(params, check_profile(profile), key)
-                if section == "experiments" and profile not in lookup(params, "pretrain", resolved.pretrain_key, "profiles"):
-                    raise DbqError(
-                        f"experiments.{key}.seeds: {profile} has no float network {resolved.pretrain_key}",
-                        f"add {profile} to pretrain.{resolved.pretrain_key}.profiles",
-                    )
+                if section == "experiments":
+                    _check_float(params, profile, resolved.pretrain_key, f"experiments.{key}")
     for key, row in sweep_rows(params).values():
         for profile in trained_in(lookup(params, "sweeps", key, "seeds")):
-            needed = sweep(params, check_profile(profile), key, row).pretrain_key
-            if profile not in lookup(params, "pretrain", needed, "profiles"):
-                raise DbqError(f"sweeps.{key}.seeds: {profile} has no float network", f"add {profile} to pretrain.{needed}.profiles")
+            _check_float(params, profile, sweep(params, check_profile(profile), key, row).pretrain_key, f"sweeps.{key}")
     for key, entry in lookup(params, "ablations").items():
         for profile in parse(AblationEntry, entry, f"ablations.{key}").profiles:
             ablation(params, check_profile(profile), key)
+
+
+def _check_float(params: dict, profile: str, needed: str, where: str) -> None:
+    """Raises DbqError unless the float network that an entry starts from is trained, or its weights taken, in the profile."""
+    if profile not in trained_in(lookup(params, "pretrain", needed, "seeds")):
+        remedy = f"write pretrain.{needed}.seeds.{profile}: [0]"
+        raise DbqError(f"{where}.seeds: {profile} has no float network {needed}", remedy)

@@ -107,9 +107,8 @@ class PretrainEntry:
     network: str = setting(choices=NETWORKS)
     dataset: str = setting()
     schedule: str = setting()
-    seed: int = setting(minimum=0)
+    seeds: dict[str, list | dict] = setting()  # as those of an experiment, but one
     weights: dict[str, str] = setting()  # profile -> key of external_weights
-    profiles: list[str] = setting()
 
 
 @dataclass(frozen=True)

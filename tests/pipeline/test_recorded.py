@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from dbq import config
+from dbq.errors import DbqError
 from dbq.files import write_json, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +93,28 @@ def test_a_missing_record_names_the_remedy(folder):
     done = stage(folder, "quantize")
     assert done.returncode == 2
     assert "no recorded result -> run it once with seeds, or `git checkout results/smoke`" in done.stderr
+
+
+def test_a_float_network_can_be_recorded_when_nothing_is_trained_from_it(folder):
+    network = "mobilenet_v1-vww"
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    entry = config.pretrain(params, "smoke", network)
+    metrics = {"key": network, "seeds": [0], "settings": config.settings_of(entry), "status": "run"}
+    write_json(folder / f"results/smoke/metrics/pretrain/{network}/metrics.json", metrics)
+    line = pipeline(folder, "recorded.py", "smoke", network)
+    assert line.stdout.startswith(f"pretrain.{network}: smoke: {{recorded: ")
+    params["pretrain"][network]["seeds"]["smoke"] = {"recorded": line.stdout.split("{recorded: ")[1].split("}")[0]}
+    with pytest.raises(DbqError, match=rf"experiments\.{network}-dbq-1t\.seeds: smoke has no float network {network}"):
+        config.check(params)
+    del params["experiments"][f"{network}-dbq-1t"]["seeds"]["smoke"]
+    config.check(params)
+
+
+def test_a_float_network_has_one_seed():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["pretrain"]["resnet20-cifar10"]["seeds"]["smoke"] = [0, 1]
+    with pytest.raises(DbqError, match=r"pretrain\.resnet20-cifar10\.seeds\.smoke: \[0, 1\] -> give one"):
+        config.check(params)
 
 
 def test_recorded_entries_are_neither_trained_nor_refused(folder):

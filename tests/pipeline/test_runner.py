@@ -14,7 +14,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 ROOT = Path(__file__).parents[2]
 PARAMS = {
     "profile": "smoke",
-    "pretrain": {"large": {"profiles": ["paper"]}},
     "experiments": {"small": {"seeds": {"smoke": [0]}, "bits": 4}, "large": {"seeds": {"paper": [0]}}},
     "datasets": {"vww": {"smoke": None}},
 }
@@ -85,7 +84,6 @@ def test_magics_are_no_syntax_errors(folder):
 @pytest.mark.parametrize(
     ("run_in", "reason"),
     [
-        ("pretrain.large.profiles", "profile smoke is not in pretrain.large.profiles"),
         ("experiments.large.seeds.smoke", "experiments.large.seeds has no entry smoke"),
         ("datasets.vww.smoke", "datasets.vww.smoke is null"),
     ],

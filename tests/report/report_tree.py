@@ -24,9 +24,8 @@ def params(profile="smoke"):
             "network": key.split("-")[0],
             "dataset": key.split("-")[1],
             "schedule": "float",
-            "seed": 0,
+            "seeds": {profile: [0]},
             "weights": {},
-            "profiles": [profile],
         }
         for key in ("resnet20-cifar10", "mobilenet_v1-vww")
     }
@@ -66,7 +65,7 @@ def runs(folder, tree, top1=None, layers=5, epochs=4, not_run=("mobilenet_v1-vww
                 for stopped in ("quantize", "engine"):
                     write_json(metrics / stopped / key / "metrics.json", {"status": "not run", "reason": "its profiles are paper"})
                 continue
-            seeds = [entry["seed"]] if stage == "pretrain" else entry["seeds"][tree["profile"]]
+            seeds = entry["seeds"][tree["profile"]]
             values = (top1 or {}).get(key) or [round(float(value), 4) for value in rng.uniform(80, 95, len(seeds))]
             _training(metrics / stage / key, key, entry, stage, seeds, values, epochs, layers, rng)
             if stage == "quantize":

@@ -47,7 +47,7 @@ def test_mistakes_name_the_key(tree):
     with pytest.raises(DbqError, match=r"no key experiments\.resnet20-cifar10-dbq-9t"):
         config.sweep(wrong, "smoke", "shufflenet_v2-cifar10", "dbq-2t")
     wrong = copy.deepcopy(tree)
-    wrong["pretrain"]["shufflenet_v2-cifar10"]["profiles"] = ["paper"]
+    wrong["pretrain"]["shufflenet_v2-cifar10"]["seeds"] = {"paper": [0]}
     del wrong["experiments"]["shufflenet_v2-cifar10-dbq-2t"]
     with pytest.raises(DbqError, match=r"sweeps\.shufflenet_v2-cifar10\.seeds: smoke has no float network"):
         config.check(wrong)

@@ -48,7 +48,8 @@ def metrics(entry: Pretrain | Experiment, runs: list[Run]) -> dict:
     rates = [zero_rates(run.network) for run in runs]
     device, source = runs[0].provenance["device"], runs[0].provenance["data_source"]
     result = {
-        "status": "run", "key": entry.key, "profile": entry.profile, "network": entry.network, "dataset": entry.dataset,
+        "status": "run", "key": entry.key, "settings": settings_of(entry),
+        "profile": entry.profile, "network": entry.network, "dataset": entry.dataset,
         "method": entry.method if quantized else "float", "branches": entry.quantizer.branches if quantized else 0,
         "weight_bits": entry.quantizer.weight_bits if quantized else 32, "activation_bits": entry.activation_bits if quantized else 32,
         "epochs": epochs, "seeds": [run.seed for run in runs], "top1": [run.top1 for run in runs],
@@ -57,7 +58,6 @@ def metrics(entry: Pretrain | Experiment, runs: list[Run]) -> dict:
     }  # fmt: skip
     if quantized:
         result |= {
-            "settings": settings_of(entry),
             "float_key": entry.pretrain_key,
             "zero_rate_per_branch": [per_branch for _, per_branch in rates],
         }
