@@ -7,7 +7,8 @@ import torch
 
 from dbq import config, networks, policies
 from dbq.errors import DbqError
-from dbq.training import certificates
+from dbq.training import certificates, optimiser
+from dbq.training.loop import Trainee
 from dbq.training.oscillation import Oscillation
 
 
@@ -69,7 +70,19 @@ def test_a_weight_that_returns_to_its_level_oscillates_and_one_that_moves_on_doe
     assert oscillation.rates()[name] == pytest.approx(1 / flat.numel())
 
 
-@pytest.mark.parametrize("bits, judged", [(4, True), (8, False)])
+@pytest.mark.parametrize(("epochs", "looks"), [(1, 2), (2, 4)])
+def test_the_last_epoch_is_watched_and_of_a_single_one_the_second_half(monkeypatch, epochs, looks):
+    recipe = config.training(config.read("params.yaml"), "smoke", "finetune", {"epochs": epochs}, "test")
+    network, seen = torch.nn.Linear(3, 2), []
+    monkeypatch.setattr(Oscillation, "look", lambda self: seen.append(1))
+    batches = SimpleNamespace(epoch=lambda seed: 40 * [(torch.randn(2, 3), torch.tensor([0, 1]))], images_per_epoch=80)
+    trainee = Trainee(network, optimiser.build(network, recipe), recipe, seed=0, teacher=None)
+    for epoch in range(epochs):
+        trainee.epoch(batches, epoch, steps=40)
+    assert len(seen) == looks
+
+
+@pytest.mark.parametrize(("bits", "judged"), [(4, True), (8, False)])
 def test_oscillation_is_judged_where_levels_are_far_apart(bits, judged):
     experiment = config.experiment(config.read("params.yaml"), "cifar10", f"resnet20-cifar10-uniform-{bits}")
     network = networks.build("resnet20", 10, "32x32")

@@ -147,7 +147,7 @@ class Trainee:
             optimisers.set_learning_rate(self.optimiser, rate)
             for quantizer in self.quantizers:
                 quantizer.advance(step / max(1, recipe.epochs * steps - 1), epoch)
-            if last and index % SAMPLED == 0:
+            if last and index % SAMPLED == 0 and 2 * step >= recipe.epochs * steps:
                 self.oscillation.look()
             with self.autocast:
                 logits = self.forward(images)

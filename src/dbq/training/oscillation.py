@@ -2,7 +2,8 @@
 
 A weight near a threshold can change its level again and again, and the batch-norm statistics never fit it (Nagel et al., "Overcoming
 Oscillations in Quantization-Aware Training", ICML 2022). Here a weight counts as oscillating when, in the last epoch, it returned at least
-once to the level that it had left, among samples taken every SAMPLED steps.
+once to the level that it had left, among samples taken every SAMPLED steps. Of a training of one epoch only its second half counts: in the
+first one weights still travel to their places at the highest learning rates.
 """
 
 import torch
