@@ -10,26 +10,36 @@ from dbq.report.drawing import FAINT, METHODS, METRIC_LABELS, Drawing, amounts, 
 
 @styled
 def accuracy_plot(rows: pd.DataFrame, titles: dict[str, str], smoke: bool = False) -> Drawing:
-    """Test top1 of every row of accuracy.csv, grouped by network and data set, with the standard deviation where n > 1.
+    """Test top1 of every row of accuracy.csv, with the standard deviation where n > 1; a panel with a scale of its own per data set.
 
     titles: data set -> its name in the figure. A row that was not run stands there without a point.
     """
     if not (rows.n > 0).any():
         return message("Nothing was run in this profile.", "Test top1", smoke)
     rows = rows.assign(group=rows.network + " on " + rows.dataset.map(titles))
-    groups = list(dict.fromkeys(rows.group))
-    height = 0.9 + 0.21 * len(rows) + 0.34 * len(groups) + (0.2 if smoke else 0)
-    figure = Drawing(7.5, height, "Test top1 by network and method", smoke)
-    axes = figure.add_subplot()
+    panels = [rows[rows.dataset == name] for name in dict.fromkeys(rows.dataset)]
+    heights = [0.21 * len(panel) + 0.34 * panel.group.nunique() for panel in panels]
+    figure = Drawing(7.5, 0.6 + sum(heights) + 0.3 * len(panels) + (0.2 if smoke else 0), "Test top1 by network and method", smoke)
+    drawn = figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
+    for axes, panel in zip(drawn, panels, strict=True):
+        _accuracy_panel(axes, panel)
+    drawn[-1].set_xlabel("test top1 [%], last epoch")
+    return figure
+
+
+def _accuracy_panel(axes, rows: pd.DataFrame) -> None:
     run = rows[rows.n > 0]
-    spread = run.top1_std.fillna(0)
-    low, high = (run.top1_mean - spread).min(), (run.top1_mean + spread).max()
-    room = max(high - low, 4.0)
-    axes.set_xlim(max(0, low - 0.06 * room), high + 0.3 * room)
-    # the room for the numbers reaches beyond 100 %, the scale doesn't
-    axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 100])
+    if len(run):
+        spread = run.top1_std.fillna(0)
+        low, high = (run.top1_mean - spread).min(), (run.top1_mean + spread).max()
+        room = max(high - low, 4.0)
+        axes.set_xlim(max(0, low - 0.06 * room), high + 0.3 * room)
+        # the room for the numbers reaches beyond 100 %, the scale doesn't
+        axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 100])
+    else:
+        axes.set_xticks([])
     position, ticks, names = 0.0, [], []
-    for group in groups:
+    for group in dict.fromkeys(rows.group):
         axes.text(0.0, position, group, transform=axes.get_yaxis_transform(), fontweight="bold", va="center", fontsize=8.5)
         position += 1.1
         for row in rows[rows.group == group].itertuples():
@@ -41,9 +51,7 @@ def accuracy_plot(rows: pd.DataFrame, titles: dict[str, str], smoke: bool = Fals
     axes.set_yticks(ticks, names, fontsize=8)
     axes.set_ylim(position - 0.4, -0.8)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("test top1 [%], last epoch")
     axes.tick_params(axis="y", length=0)
-    return figure
 
 
 def _accuracy_row(axes, row, position: float) -> None:
