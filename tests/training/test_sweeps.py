@@ -2,14 +2,16 @@
 
 import copy
 
+import pandas as pd
 import pytest
+from torch import nn
 
 from dbq import config, datasets
 from dbq.config import DatasetConfig
 from dbq.errors import DbqError
-from dbq.files import write_json
-from dbq.report import results, tables
-from dbq.training import runs, sweeps
+from dbq.files import read_json, write_json
+from dbq.report import results, sweep_report, tables
+from dbq.training import certificates, runs, sweeps
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,16 @@ def test_a_sweep_is_trained_once_and_stands_in_the_table_of_accuracy(tree, tmp_p
     state = floats.network.state_dict()
     rows = sweeps.run(tree, "smoke", "shufflenet_v2-cifar10", state, setting)
     assert [row["row"] for row in rows] == ["uniform-4", "dbq-2t"]
+    layers = sweep_report.policy(rows).set_index("layer")
+    assert len(layers) == sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in floats.network.modules())
+    assert set(layers.columns) == {"kind", "uniform-4", "dbq-2t"}
+    assert set(layers["uniform-4"]) == {"uniform, 4 bits", "uniform, 8 bits"}
+    assert (layers["dbq-2t"][layers.kind != "depthwise"] == "dbq, 2T, 4 bits").sum() == (layers["uniform-4"] == "uniform, 4 bits").sum()
+    table = sweep_report.certificates(rows).set_index("certificate")
+    assert table.holds.all()
+    gradient = table.loc["numerical against analytic gradient"]
+    assert 0 <= gradient["dbq-2t"] <= gradient.limit == certificates.GRADIENT_ERROR
+    assert pd.isna(gradient["uniform-4"])  # its straight-through gradient is the derivative of nothing
     again = sweeps.run(tree, "smoke", "shufflenet_v2-cifar10", state, setting)
     assert [row["top1"] for row in again] == [row["top1"] for row in rows]
     assert sum("adopted" in line for line in lines) == 2
@@ -75,6 +87,8 @@ def test_a_sweep_is_trained_once_and_stands_in_the_table_of_accuracy(tree, tmp_p
     sweeps.write(rows, metrics / "sweep" / "shufflenet_v2-cifar10")
     write_json(metrics / "sweep" / "mobilenet_v2-cifar10" / "metrics.json", {"status": "not run", "reason": "its profiles are paper"})
     tree["experiments"] = {}
+    stored = read_json(metrics / "sweep" / "shufflenet_v2-cifar10" / "metrics.json")["rows"]
+    assert [row["certificates"] for row in stored] == [row["certificates"] for row in rows]
     frame = tables.accuracy(tree, metrics)
     assert frame.key.tolist() == [
         "sweep-shufflenet_v2-cifar10-uniform-4",
@@ -86,3 +100,20 @@ def test_a_sweep_is_trained_once_and_stands_in_the_table_of_accuracy(tree, tmp_p
     (metrics / "sweep" / "shufflenet_v2-cifar10" / "metrics.json").write_text('{"status": "run", "rows": [{"row": "dbq-2t"}]}')
     with pytest.raises(DbqError, match="no key key, network"):
         results.read_result(metrics, "sweep", "shufflenet_v2-cifar10")
+
+
+def test_the_table_of_certificates_has_the_worst_of_all_seeds_and_layers():
+    def one(name, value, limit, holds=True):
+        return {"certificate": name, "layer": "a", "value": value, "limit": limit, "holds": holds}
+
+    smallest = "smallest distance of neighbouring levels"
+    rows = [
+        {"row": "a", "certificates": [[one("gap", 0.1, 0.2), one(smallest, 0.5, 0.0)], [one("gap", 0.15, 0.2), one(smallest, 0.3, 0.0)]]},
+        {"row": "b", "certificates": [[one("gap", 0.3, None), one("other", 1.0, 0.5, False)]]},
+    ]
+    table = sweep_report.certificates(rows).set_index("certificate")
+    assert table.loc["gap", ["a", "b"]].tolist() == [0.15, 0.3]
+    assert table.loc[smallest, "a"] == 0.3
+    assert pd.isna(table.loc["gap", "limit"])  # judged in one row only
+    assert table.loc["other", "limit"] == 0.5
+    assert table.holds.tolist() == [True, True, False]
