@@ -4,8 +4,9 @@
     PYTHONPATH=src python pipeline/recorded.py cifar10 resnet20-cifar10-dbq-1t    # of this key alone
 
 Trainings take hours and models are not in git; what they gave is, under results/. `seeds: {PROFILE: {recorded: DIGEST}}` of a float
-network, an experiment or a sweep makes its stages copy the metric files and the report pages that are committed there. DIGEST belongs to
-the metric files: one changed byte and the stage stops. So does a change of the settings that the result was measured with. To train
+network, an experiment or a sweep makes its stages copy the metric files and the report pages that are committed there; of an ablation, it
+takes the row from the file of all ablations. DIGEST belongs to the metric files (of an ablation: to what was measured): one changed byte
+and the stage stops. So does a change of the settings that the result was measured with. To train
 again, write seeds.
 """
 
@@ -85,7 +86,7 @@ def _metrics(profile: str, stage: str, key: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python pipeline/recorded.py", description=__doc__.splitlines()[0])
     parser.add_argument("profile", help=", ".join(config.PROFILES))
-    parser.add_argument("key", nargs="?", help="of pretrain, experiments or sweeps; all without it")
+    parser.add_argument("key", nargs="?", help="of pretrain, experiments, sweeps or ablations; all without it")
     arguments = parser.parse_args()
     profile = config.check_profile(arguments.profile)
     params = {**config.read(), "profile": profile}
@@ -100,6 +101,14 @@ def main() -> None:
                 print(f"{section}.{key}: {error.problem}", file=sys.stderr)
                 continue
             print(f"{section}.{key}: {profile}: {{recorded: {digest(profile, section, key)}}}")
+            lines += 1
+    record = Path("results", profile, "metrics", "ablations", "metrics.json")
+    rows = read_json(record)["rows"] if record.is_file() else []
+    from dbq.training import ablations  # here: it takes seconds to import, and every stage imports this file
+
+    for row in rows:
+        if arguments.key in (None, row["key"]) and row["key"] in params["ablations"] and row["n"]:
+            print(f"ablations.{row['key']}: {profile}: {{recorded: {ablations.digest(row)}}}")
             lines += 1
     if not lines:
         raise DbqError(f"results/{profile}: nothing to record", "run the experiments once with seeds")

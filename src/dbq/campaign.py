@@ -59,9 +59,9 @@ def plan(params: dict, profile: str) -> list[Task]:
             for turn, seed in enumerate(resolved.seeds):
                 rounds.setdefault(turn, []).append(Task("sweeps", key, seed, resolved.pretrain_key))
     for key, entry in config.lookup(params, "ablations").items():
-        if profile in entry["profiles"]:
+        if profile in config.trained_in(entry["seeds"]):
             resolved = config.ablation(params, profile, key)
-            wanted.append(Task("ablations", key, resolved.seeds[0], resolved.pretrain_key))
+            wanted += [Task("ablations", key, seed, resolved.pretrain_key) for seed in resolved.seeds]
     return floats + [task for turn in sorted(rounds) for task in rounds[turn]] + wanted
 
 

@@ -164,15 +164,15 @@ def settings_of(entry: Pretrain | Experiment) -> str:
 
 
 def ablation(params: dict, profile: str, key: str) -> Experiment:
-    """The experiment that an ablation makes of its base; only seed 0 is trained."""
+    """The experiment that an ablation makes of its base."""
     where = f"ablations.{key}"
     entry = parse(AblationEntry, lookup(params, "ablations", key), where)
     base = lookup(params, "experiments", entry.base)
     changed = {
         **base, "schedule": entry.schedule, "policy": entry.policy, "training": entry.training,
-        "seeds": {profile: [0]},
-        "quantizer": {**base["quantizer"], **entry.quantizer},
+        "quantizer": {**base["quantizer"], **entry.quantizer}, "seeds": entry.seeds,
     }  # fmt: skip
+    _seeds(entry.seeds, profile, f"{where}.seeds")
     resolved = experiment({**params, "experiments": {key: changed}}, profile, key)
     return dataclasses.replace(resolved, key=f"ablation-{key}")
 
@@ -250,7 +250,7 @@ def check(params: dict) -> None:
         for profile in trained_in(lookup(params, "sweeps", key, "seeds")):
             _check_float(params, profile, sweep(params, check_profile(profile), key, row).pretrain_key, f"sweeps.{key}")
     for key, entry in lookup(params, "ablations").items():
-        for profile in parse(AblationEntry, entry, f"ablations.{key}").profiles:
+        for profile in trained_in(parse(AblationEntry, entry, f"ablations.{key}").seeds):
             ablation(params, check_profile(profile), key)
 
 

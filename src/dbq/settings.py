@@ -131,7 +131,7 @@ class AblationEntry:
     quantizer: dict = setting()
     training: dict = setting()
     policy: str = setting()
-    profiles: list[str] = setting()
+    seeds: dict = setting()
 
 
 @dataclass(frozen=True)

@@ -80,15 +80,25 @@ def ablations(metrics):
     run = {
         "n": 1,
         "epochs": 2,
-        "soft_hard_gap": 0.05,
-        "zero_rate": 0.4,
+        "soft_hard_gap": [0.05],
+        "zero_rate": [0.4],
         "device": "cpu (1 thread)",
         "data_source": "digits",
         "label": "SMOKE",
     }
     rows = [
-        {**base, **run, "key": "2t-base", "change": "as the experiment", "val_top1": 90.0, "delta_to_base": 0.0},
-        {**base, **run, "key": "2t-temperature-6", "change": "temperature 6", "val_top1": 91.5, "delta_to_base": 1.5},
+        {**base, **run, "key": "2t-base", "change": "as the experiment", "val_top1": [90.0], "delta_to_base": 0.0},
+        {
+            **base,
+            **run,
+            "key": "2t-temperature-6",
+            "change": "temperature 6",
+            "n": 2,
+            "val_top1": [91.0, 92.0],
+            "soft_hard_gap": [0.1, 0.2],
+            "zero_rate": [0.4, 0.5],
+            "delta_to_base": 1.5,
+        },
         {**base, "key": "2t-per-channel", "change": "scales channel", "n": 0, "label": "not run: its profiles are paper"},
     ]
     write_json(metrics / "ablations" / "metrics.json", {"status": "run", "rows": rows})

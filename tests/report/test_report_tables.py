@@ -170,7 +170,11 @@ def test_ablations_keep_what_was_not_run_and_say_what_is_wrong(tmp_path, tree):
 
     metrics = report_tree.runs(tmp_path, tree)
     table = ablation_report.table(metrics)
-    assert list(table.n) == [1, 1, 0]
+    assert list(table.n) == [1, 2, 0]
+    assert table.val_top1_mean.tolist()[:2] == [90.0, 91.5]
+    assert table.val_top1_std.tolist()[1] == pytest.approx(0.5**0.5)  # of 91 and 92, with n - 1
+    assert table.val_top1_std.isna().tolist() == [True, False, True]
+    assert table.zero_rate.tolist()[1] == pytest.approx(0.45)
     assert table.label.iloc[2].startswith("not run")
     assert table.delta_to_base.isna().tolist() == [False, False, True]
     (metrics / "ablations" / "metrics.json").write_text("{}")

@@ -17,6 +17,7 @@ def tree():
     tree["schedules"]["ablation"]["smoke"] |= {"epochs": 1, "bn_batches": 1}
     tree["schedules"]["float"]["smoke"] |= {"epochs": 1, "bn_batches": 1, "warmup_epochs": 0}
     tree["ablations"] = {key: tree["ablations"][key] for key in ("1t-base", "1t-temperature-10", "2t-base")}
+    tree["ablations"]["1t-temperature-10"]["seeds"]["smoke"] = [0, 1]
     return tree
 
 
@@ -46,10 +47,41 @@ def test_rows_say_what_was_changed_and_what_it_gave_without_the_test_images(tree
     assert by_key["1t-temperature-10"]["change"] == "temperature schedule constant, start 10.0, end 10.0"
     assert by_key["1t-base"]["delta_to_base"] == 0
     assert by_key["1t-temperature-10"]["delta_to_base"] == pytest.approx(
-        by_key["1t-temperature-10"]["val_top1"] - by_key["1t-base"]["val_top1"]
+        sum(by_key["1t-temperature-10"]["val_top1"]) / 2 - by_key["1t-base"]["val_top1"][0]
     )
+    assert (by_key["1t-temperature-10"]["n"], by_key["1t-temperature-10"]["seeds"]) == (2, [0, 1])
     assert by_key["2t-base"]["n"] == 0
-    assert by_key["2t-base"]["label"].startswith("not run")
+    assert by_key["2t-base"]["label"] == "not run: ablations.2t-base.seeds has no entry smoke"
+
+
+def test_a_recorded_row_is_taken_as_it_is_or_stops_the_stage(tree, tmp_path):
+    tree, record = copy.deepcopy(tree), tmp_path / "metrics.json"
+    settings = config.settings_of(config.ablation(tree, "smoke", "1t-base"))
+    measured = {
+        "key": "1t-base", "n": 2, "seeds": [0, 1], "settings": settings, "epochs": 1, "val_top1": [90.0, 92.0], "zero_rate": [0.4, 0.5],
+        "soft_hard_gap": [0.1, 0.1], "device": "cpu", "data_source": "digits", "label": "SMOKE", "delta_to_base": 7.0,
+    }  # fmt: skip
+    ablations.write([measured], tmp_path)
+    tree["ablations"] = {"1t-base": tree["ablations"]["1t-base"]}
+    entry = tree["ablations"]["1t-base"]
+    entry["seeds"]["smoke"] = {"recorded": ablations.digest(measured)}
+    for turn in range(2):  # the second time from what the first has written
+        rows = ablations.run(tree, "smoke", {}, None, record)
+        assert rows == [{**measured, **rows[0], "delta_to_base": 0.0, "label": "SMOKE; recorded"}], turn
+        ablations.write(rows, tmp_path)
+    assert config.trained_in(entry["seeds"]) == ["cifar10", "paper"]
+    config.check({**config.read("params.yaml"), "ablations": tree["ablations"]})
+
+    entry["training"] = {"learning_rate": 0.5}
+    with pytest.raises(DbqError, match=r"ablations\.1t-base\.seeds\.smoke: recorded, but measured with other settings"):
+        ablations.run(tree, "smoke", {}, None, record)
+    entry["training"] = {}
+    ablations.write([{**measured, "val_top1": [90.0, 93.0]}], tmp_path)
+    with pytest.raises(DbqError, match=rf"recorded {ablations.digest(measured)}, and .*metrics\.json holds"):
+        ablations.run(tree, "smoke", {}, None, record)
+    ablations.write([{"key": "1t-base", "n": 0}], tmp_path)
+    with pytest.raises(DbqError, match=r"has no result of 1t-base -> write seeds"):
+        ablations.run(tree, "smoke", {}, None, record)
 
 
 def test_an_unknown_base_or_key_is_an_error(tree):

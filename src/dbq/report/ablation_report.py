@@ -1,5 +1,6 @@
 """The ablations as a table and a figure: validation top1 of each change beside what it changes."""
 
+import statistics
 from pathlib import Path
 
 import pandas as pd
@@ -8,25 +9,41 @@ from dbq.errors import DbqError
 from dbq.files import read_json
 from dbq.report.drawing import FAINT, METHODS, Drawing, message, method_name, styled
 
-COLUMNS = ["key", "base", "change", "branches", "epochs", "n", "val_top1", "delta_to_base", "soft_hard_gap", "zero_rate", "device", "label"]
+COLUMNS = [
+    "key", "base", "change", "branches", "epochs", "n", "val_top1_mean", "val_top1_std", "delta_to_base", "soft_hard_gap", "zero_rate",
+    "device", "label",
+]  # fmt: skip
 WHOLE = ("branches", "epochs", "n")
+MEANS = ("soft_hard_gap", "zero_rate")
 
 
 def table(metrics_folder) -> pd.DataFrame:
-    """One row for each declared ablation; what was not run has n = 0 and the reason as its label."""
+    """One row for each declared ablation: means over its seeds; val_top1_std is the sample standard deviation, empty for one seed.
+
+    What was not run has n = 0 and the reason as its label.
+    """
     path = Path(metrics_folder) / "ablations" / "metrics.json"
     if not path.is_file():
         raise DbqError(f"{path}: no such file", "run `dvc repro ablations`")
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("rows"), list):
         raise DbqError(f"{path}: no rows", "run `dvc repro --force ablations`")
-    frame = pd.DataFrame([{name: row.get(name) for name in COLUMNS} for row in value["rows"]], columns=COLUMNS, dtype=object)
+    frame = pd.DataFrame([_line(row) for row in value["rows"]], columns=COLUMNS, dtype=object)
     for name in COLUMNS:
         if name in WHOLE:
             frame[name] = frame[name].astype("Int64")
-        elif name in ("val_top1", "delta_to_base", "soft_hard_gap", "zero_rate"):
+        elif name in ("val_top1_mean", "val_top1_std", "delta_to_base", *MEANS):
             frame[name] = frame[name].astype(float)
     return frame
+
+
+def _line(row: dict) -> dict:
+    line = {name: row.get(name) for name in COLUMNS}
+    if row["n"]:
+        top1 = row["val_top1"]
+        line |= {"val_top1_mean": statistics.fmean(top1), "val_top1_std": statistics.stdev(top1) if len(top1) > 1 else None}
+        line |= {name: statistics.fmean(row[name]) for name in MEANS}
+    return line
 
 
 @styled
@@ -38,25 +55,29 @@ def ablation_plot(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
     bases = list(dict.fromkeys(run.base))
     figure = Drawing(8.0, 0.9 + 0.26 * len(run) + 0.4 * len(bases) + (0.2 if smoke else 0), "Ablations: validation top1", smoke)
     axes = figure.add_subplot()
-    room = max(float(run.val_top1.max() - run.val_top1.min()), 0.5)
-    axes.set_xlim(run.val_top1.min() - 0.08 * room, run.val_top1.max() + 0.25 * room)
+    room = max(float(run.val_top1_mean.max() - run.val_top1_mean.min()), 0.5)
+    axes.set_xlim(run.val_top1_mean.min() - 0.08 * room, run.val_top1_mean.max() + 0.25 * room)
     position, ticks, names = 0.0, [], []
     for base in bases:
         axes.text(0.0, position, base, transform=axes.get_yaxis_transform(), fontweight="bold", va="center", fontsize=8.5)
         group = run[run.base == base]
-        first = float(group.val_top1.iloc[0])
+        first = float(group.val_top1_mean.iloc[0])
         axes.plot([first, first], [position + 0.5, position + len(group) + 0.5], color=FAINT, linewidth=1)
         for row in group.itertuples():
             position += 1
             colour, marker = METHODS.get(method_name("dbq", row.branches), METHODS["float"])
-            axes.plot(row.val_top1, position, marker, color=colour, markersize=5.5)
-            axes.annotate(f"{row.val_top1:.2f}", (row.val_top1, position), (8, 0), textcoords="offset points", va="center", fontsize=8)
+            deviation = None if pd.isna(row.val_top1_std) else row.val_top1_std
+            axes.errorbar(row.val_top1_mean, position, xerr=deviation, fmt=marker, color=colour, markersize=5.5, capsize=2)
+            axes.annotate(
+                f"{row.val_top1_mean:.2f}", (row.val_top1_mean, position), (8, 0), textcoords="offset points", va="center", fontsize=8
+            )
             ticks.append(position)
             names.append(row.change)
         position += 1.4
     axes.set_yticks(ticks, names, fontsize=8)
     axes.set_ylim(position - 0.6, -0.8)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("validation top1 [%], last epoch, one seed")
+    several = run.val_top1_std.notna().any()
+    axes.set_xlabel("validation top1 [%], last epoch" + (", mean and standard deviation" if several else ", one seed"))
     axes.tick_params(axis="y", length=0)
     return figure
