@@ -14,7 +14,7 @@ import torch
 from dbq import config, datasets
 from dbq.config import DatasetConfig
 from dbq.errors import DbqError
-from dbq.training import checkpoints, results, runs
+from dbq.training import checkpoints, loop, results, runs
 from dbq.training.checkpoints import Checkpoint, tensors_digest
 
 KEY = "resnet20-cifar10-dbq-2t"
@@ -263,3 +263,15 @@ def test_a_bf16_run_learns_says_so_in_its_label_and_warns_without_hardware(param
     assert run.top1 > 30  # of ten classes
     assert all(value.dtype != torch.bfloat16 for value in run.network.state_dict().values())
     assert results.label(False, "cpu (1 thread)", experiment.training, 1) == "MEASURED: CPU-size schedule (1 epochs, bf16)"
+
+
+def test_determinism_fills_no_new_memory_and_puts_the_settings_back():
+    fill = torch.utils.deterministic
+    for enabled in (True, False):
+        with pytest.raises(DbqError), loop.determinism(enabled):
+            assert torch.are_deterministic_algorithms_enabled() == enabled
+            torch.full((1 << 20,), 7.0)  # freed at once
+            assert not torch.empty(1 << 20).isnan().all()  # what torch would write
+            raise DbqError("stop", "nothing")
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert fill.fill_uninitialized_memory
