@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbq.errors import DbqError
-from dbq.report import cost_figures, figures, labels, overhead_figures, results, tables
+from dbq.files import write_json
+from dbq.report import ablation_report, cost_figures, figures, labels, overhead_figures, results, tables
 from dbq.report.drawing import SMOKE_NOTE, Drawing, short_key, styled
 
 LITERATURE = Path(__file__).parents[2] / tables.LITERATURE
@@ -239,3 +240,19 @@ def test_a_subject_of_the_overhead_has_its_methods_name(subject, branches, name)
 )
 def test_short_names_of_rows(key, name):
     assert short_key(key, "a", "b") == name
+
+
+def test_an_ablation_far_below_its_reference_does_not_press_the_others_together(tmp_path):
+    rows = [("base", [95.0], 0.0), ("better", [95.2, 95.6], 0.4), ("lost", [51.38], -43.62)]
+    measured = {"base": "a-b", "branches": 1, "epochs": 2, "device": "cpu", "label": "MEASURED"}
+    tree = [
+        {**measured, "key": name, "change": name, "n": len(top1), "val_top1": top1, "delta_to_base": delta}
+        | dict.fromkeys(("zero_rate", "soft_hard_gap"), [0.5])
+        for name, top1, delta in rows
+    ]
+    write_json(tmp_path / "ablations" / "metrics.json", {"rows": tree})
+    figure = ablation_report.ablation_plot(ablation_report.table(tmp_path))
+    low, high = figure.axes[0].get_xlim()
+    assert 94 < low < 95 < 95.4 < high < 97
+    assert "51.38, off the axis" in words(figure) and "95.40" in words(figure)
+    assert "mean and standard deviation" in words(figure)

@@ -15,6 +15,7 @@ COLUMNS = [
 ]  # fmt: skip
 WHOLE = ("branches", "epochs", "n")
 MEANS = ("soft_hard_gap", "zero_rate")
+SHOWN = 5.0  # points below its reference from which a row stands at the edge of the figure: it would press the others together
 
 
 def table(metrics_folder) -> pd.DataFrame:
@@ -55,8 +56,11 @@ def ablation_plot(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
     bases = list(dict.fromkeys(run.base))
     figure = Drawing(8.0, 0.9 + 0.26 * len(run) + 0.4 * len(bases) + (0.2 if smoke else 0), "Ablations: validation top1", smoke)
     axes = figure.add_subplot()
-    room = max(float(run.val_top1_mean.max() - run.val_top1_mean.min()), 0.5)
-    axes.set_xlim(run.val_top1_mean.min() - 0.08 * room, run.val_top1_mean.max() + 0.25 * room)
+    far = run.delta_to_base < -SHOWN
+    shown = run.val_top1_mean[~far]
+    room = max(float(shown.max() - shown.min()), 0.5)
+    left = shown.min() - (0.2 if far.any() else 0.08) * room
+    axes.set_xlim(left, shown.max() + 0.25 * room)
     position, ticks, names = 0.0, [], []
     for base in bases:
         axes.text(0.0, position, base, transform=axes.get_yaxis_transform(), fontweight="bold", va="center", fontsize=8.5)
@@ -66,11 +70,14 @@ def ablation_plot(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
         for row in group.itertuples():
             position += 1
             colour, marker = METHODS.get(method_name("dbq", row.branches), METHODS["float"])
-            deviation = None if pd.isna(row.val_top1_std) else row.val_top1_std
-            axes.errorbar(row.val_top1_mean, position, xerr=deviation, fmt=marker, color=colour, markersize=5.5, capsize=2)
-            axes.annotate(
-                f"{row.val_top1_mean:.2f}", (row.val_top1_mean, position), (8, 0), textcoords="offset points", va="center", fontsize=8
-            )
+            if row.delta_to_base < -SHOWN:
+                x, end, text = left + 0.02 * room, left + 0.02 * room, f"{row.val_top1_mean:.2f}, off the axis"
+                axes.plot(x, position, "<", color=colour, markersize=5.5)
+            else:
+                x, text, deviation = row.val_top1_mean, f"{row.val_top1_mean:.2f}", 0 if pd.isna(row.val_top1_std) else row.val_top1_std
+                axes.errorbar(x, position, xerr=deviation or None, fmt=marker, color=colour, markersize=5.5, capsize=2)
+                end = x + deviation
+            axes.annotate(text, (end, position), (8, 0), textcoords="offset points", va="center", fontsize=8)
             ticks.append(position)
             names.append(row.change)
         position += 1.4
