@@ -244,11 +244,9 @@ def test_short_names_of_rows(key, name):
 
 def test_an_ablation_far_below_its_reference_does_not_press_the_others_together(tmp_path):
     rows = [("base", [95.0], 0.0), ("better", [95.2, 95.6], 0.4), ("lost", [51.38], -43.62)]
-    measured = {"base": "a-b", "branches": 1, "epochs": 2, "device": "cpu", "label": "MEASURED"}
+    measured = {"base": "a-b", "branches": 1, "epochs": 2, "zero_rate": [0.5], "soft_hard_gap": [0.1], "device": "cpu", "label": "MEASURED"}
     tree = [
-        {**measured, "key": name, "change": name, "n": len(top1), "val_top1": top1, "delta_to_base": delta}
-        | dict.fromkeys(("zero_rate", "soft_hard_gap"), [0.5])
-        for name, top1, delta in rows
+        {**measured, "key": name, "change": name, "n": len(top1), "val_top1": top1, "delta_to_base": delta} for name, top1, delta in rows
     ]
     write_json(tmp_path / "ablations" / "metrics.json", {"rows": tree})
     figure = ablation_report.ablation_plot(ablation_report.table(tmp_path))
