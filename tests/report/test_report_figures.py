@@ -207,6 +207,12 @@ def test_the_scale_of_accuracy_ends_at_100():
     assert max(axes.get_xticks()) == 100 and axes.get_xlim()[1] > 100
 
 
+def test_an_experiment_and_a_sweeps_row_of_the_same_name_are_told_apart():
+    rows = comparison(3).assign(network="a", dataset="b", key=["a-b-dbq-2t", "sweep-a-b-dbq-2t", "sweep-a-b-ttq"])
+    (axes,) = figures.accuracy_plot(rows, {"b": "b"}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["dbq-2t", "dbq-2t (sweep)", "ttq"]
+
+
 def test_shares_of_the_kinds_of_layer_add_up_and_an_undefined_cost_has_none(folder):
     layers = results.layers(folder / "metrics", KEY)
     shares = cost_figures.kind_shares(layers)

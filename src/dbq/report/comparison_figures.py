@@ -42,9 +42,10 @@ def _accuracy_panel(axes, rows: pd.DataFrame) -> None:
     for group in dict.fromkeys(rows.group):
         axes.text(0.0, position, group, transform=axes.get_yaxis_transform(), fontweight="bold", va="center", fontsize=8.5)
         position += 1.1
-        for row in rows[rows.group == group].itertuples():
+        own = list(rows[rows.group == group].itertuples())
+        for row, name in zip(own, _names(own), strict=True):
             ticks.append(position)
-            names.append(short_key(row.key, row.network, row.dataset))
+            names.append(name)
             _accuracy_row(axes, row, position)
             position += 1
         position += 0.5
@@ -52,6 +53,15 @@ def _accuracy_panel(axes, rows: pd.DataFrame) -> None:
     axes.set_ylim(position - 0.4, -0.8)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
+
+
+def _names(rows: list) -> list[str]:
+    """Short names of a network's rows on one data set; an experiment and a sweep's row of the same name are told apart."""
+    names = [short_key(row.key, row.network, row.dataset) for row in rows]
+    return [
+        f"{name} (sweep)" if names.count(name) > 1 and row.key.startswith("sweep-") else name
+        for row, name in zip(rows, names, strict=True)
+    ]
 
 
 def _accuracy_row(axes, row, position: float) -> None:
