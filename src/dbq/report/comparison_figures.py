@@ -59,8 +59,7 @@ def _names(rows: list) -> list[str]:
     """Short names of a network's rows on one data set; an experiment and a sweep's row of the same name are told apart."""
     names = [short_key(row.key, row.network, row.dataset) for row in rows]
     return [
-        f"{name} (sweep)" if names.count(name) > 1 and row.key.startswith("sweep-") else name
-        for row, name in zip(rows, names, strict=True)
+        f"{name} (sweep)" if names.count(name) > 1 and row.key.startswith("sweep-") else name for row, name in zip(rows, names, strict=True)
     ]
 
 
