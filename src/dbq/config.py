@@ -93,8 +93,9 @@ def training(params: dict, profile: str, schedule: str, overrides: dict, where: 
 def pretrain(params: dict, profile: str, key: str) -> Pretrain:
     """The float network `key` in this profile."""
     entry = parse(PretrainEntry, lookup(params, "pretrain", key), f"pretrain.{key}")
-    if key != f"{entry.network}-{entry.dataset}":
-        raise DbqError(f"pretrain.{key}: the key is not NETWORK-DATASET", f"call it {entry.network}-{entry.dataset}")
+    name = f"{entry.network}-{entry.dataset}"
+    if key != name and not key.startswith(f"{name}-"):
+        raise DbqError(f"pretrain.{key}: the key is neither NETWORK-DATASET nor NETWORK-DATASET-NAME", f"call it {name}")
     weights = None
     if profile in entry.weights:
         name = entry.weights[profile]
@@ -120,7 +121,7 @@ def experiment(params: dict, profile: str, key: str) -> Experiment:
     data = dataset(params, profile, entry.dataset)
     return Experiment(
         key, profile, entry.network, entry.dataset, data, entry.method, quantizer,
-        entry.activation_bits, activations, policy, recipe, seeds,
+        entry.activation_bits, activations, policy, recipe, seeds, f"{entry.network}-{entry.dataset}",
     )  # fmt: skip
 
 
@@ -174,7 +175,10 @@ def ablation(params: dict, profile: str, key: str) -> Experiment:
     }  # fmt: skip
     _seeds(entry.seeds, profile, f"{where}.seeds")
     resolved = experiment({**params, "experiments": {key: changed}}, profile, key)
-    return dataclasses.replace(resolved, key=f"ablation-{key}")
+    start = lookup(params, "ablation_float")
+    if start != resolved.pretrain_key and not start.startswith(f"{resolved.pretrain_key}-"):
+        raise DbqError(f"ablation_float: {start}, and {where} is an ablation of {resolved.pretrain_key}", f"name {resolved.pretrain_key} or one of its variants")
+    return dataclasses.replace(resolved, key=f"ablation-{key}", pretrain_key=start)
 
 
 def sweep_rows(params: dict) -> dict[str, tuple[str, str]]:
@@ -251,7 +255,7 @@ def check(params: dict) -> None:
             _check_float(params, profile, sweep(params, check_profile(profile), key, row).pretrain_key, f"sweeps.{key}")
     for key, entry in lookup(params, "ablations").items():
         for profile in trained_in(parse(AblationEntry, entry, f"ablations.{key}").seeds):
-            ablation(params, check_profile(profile), key)
+            _check_float(params, profile, ablation(params, check_profile(profile), key).pretrain_key, f"ablations.{key}")
 
 
 def _check_float(params: dict, profile: str, needed: str, where: str) -> None:

@@ -178,7 +178,4 @@ class Experiment:
     policy: PolicyConfig
     training: TrainingConfig
     seeds: list[int]
-
-    @property
-    def pretrain_key(self) -> str:
-        return f"{self.network}-{self.dataset}"
+    pretrain_key: str  # the float network that it starts from
