@@ -20,8 +20,9 @@ A, B = "resnet20-cifar10-dbq-1t", "resnet20-cifar10-twn"
 def params():
     tree = copy.deepcopy(config.read("params.yaml"))
     tree["schedules"]["finetune"]["smoke"] |= {"epochs": 1, "bn_batches": 1}
-    tree["schedules"]["float"]["smoke"] |= {"epochs": 1, "bn_batches": 1, "warmup_epochs": 0}
-    tree["pretrain"] = {"resnet20-cifar10": tree["pretrain"]["resnet20-cifar10"]}
+    for name in ("float", "float_long"):
+        tree["schedules"][name]["smoke"] |= {"epochs": 1, "bn_batches": 1, "warmup_epochs": 0}
+    tree["pretrain"] = {key: tree["pretrain"][key] for key in ("resnet20-cifar10", tree["ablation_float"])}
     tree["experiments"] = {A: {**tree["experiments"][A], "seeds": {"smoke": [0, 1]}}, B: tree["experiments"][B]}
     row = {"experiment": B, "policy": "standard"}
     tree |= {
@@ -54,6 +55,7 @@ def test_one_seed_of_every_row_comes_before_the_second_seed_of_one(params):
         f"{B} seed 0",
         "sweep-resnet20-cifar10-twn seed 0",
         f"{A} seed 1",
+        "resnet20-cifar10-float-held-out seed 0",  # what ablations alone need waits for them
         "1t-base seed 0",
     ]
 

@@ -3,10 +3,10 @@
     python -m dbq.campaign cifar10 --minutes 25 --out checkpoints --device cuda --params params.json
     python -m dbq.campaign smoke --minutes 5 --out /tmp/campaign --dry-run     # what would run, in which order
 
-Order: float networks, then seed 0 of every experiment and every row of a sweep, seed 1 of each, .., then the ablations: one seed of
-every row is worth more than three of one. OUT has the layout of checkpoints/: give --out checkpoints, or copy OUT's folders there, and
-the pipeline's stages adopt what is finished instead of training it. OUT/campaign.json says of each training where it stands, on what it
-ran and what it reached.
+Order: float networks, then seed 0 of every experiment and every row of a sweep, seed 1 of each, .., then the ablations and the float
+network that they alone start from: one seed of every row is worth more than three of one. OUT has the layout of checkpoints/: give
+--out checkpoints, or copy OUT's folders there, and the pipeline's stages adopt what is finished instead of training it.
+OUT/campaign.json says of each training where it stands, on what it ran and what it reached.
 On a machine without PyYAML give params as JSON (`python -c "import json, yaml; print(json.dumps(yaml.safe_load(open('params.yaml'))))"`).
 """
 
@@ -43,10 +43,11 @@ class Task:
 
 def plan(params: dict, profile: str) -> list[Task]:
     """Every training of the profile in order of value."""
-    floats, wanted = [], []
-    for key, entry in config.lookup(params, "pretrain").items():
-        if profile in config.trained_in(entry["seeds"]):
-            floats.append(float_task(params, profile, key))
+    floats = [
+        float_task(params, profile, key)
+        for key, entry in config.lookup(params, "pretrain").items()
+        if profile in config.trained_in(entry["seeds"])
+    ]
     rounds: dict[int, list[Task]] = {}
     for key, entry in config.lookup(params, "experiments").items():
         if profile in config.trained_in(entry["seeds"]):
@@ -58,11 +59,15 @@ def plan(params: dict, profile: str) -> list[Task]:
             resolved = config.sweep(params, profile, sweep, row)
             for turn, seed in enumerate(resolved.seeds):
                 rounds.setdefault(turn, []).append(Task("sweeps", key, seed, resolved.pretrain_key))
+    rows = [task for turn in sorted(rounds) for task in rounds[turn]]
+    ablations = []
     for key, entry in config.lookup(params, "ablations").items():
         if profile in config.trained_in(entry["seeds"]):
             resolved = config.ablation(params, profile, key)
-            wanted += [Task("ablations", key, seed, resolved.pretrain_key) for seed in resolved.seeds]
-    return floats + [task for turn in sorted(rounds) for task in rounds[turn]] + wanted
+            ablations += [Task("ablations", key, seed, resolved.pretrain_key) for seed in resolved.seeds]
+    late = {task.needs for task in ablations} - {task.needs for task in rows}
+    first = [task for task in floats if task.key not in late]
+    return first + rows + [task for task in floats if task.key in late] + ablations
 
 
 def float_task(params: dict, profile: str, key: str) -> Task:

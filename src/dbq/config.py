@@ -177,7 +177,10 @@ def ablation(params: dict, profile: str, key: str) -> Experiment:
     resolved = experiment({**params, "experiments": {key: changed}}, profile, key)
     start = lookup(params, "ablation_float")
     if start != resolved.pretrain_key and not start.startswith(f"{resolved.pretrain_key}-"):
-        raise DbqError(f"ablation_float: {start}, and {where} is an ablation of {resolved.pretrain_key}", f"name {resolved.pretrain_key} or one of its variants")
+        raise DbqError(
+            f"ablation_float: {start}, and {where} is an ablation of {resolved.pretrain_key}",
+            f"name {resolved.pretrain_key} or one of its variants",
+        )
     return dataclasses.replace(resolved, key=f"ablation-{key}", pretrain_key=start)
 
 

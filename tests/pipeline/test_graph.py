@@ -55,7 +55,8 @@ class Project:
         (folder / "src" / "dbq" / "report" / "__main__.py").write_text(REPORT)
         self.params = yaml.safe_load((ROOT / "params.yaml").read_text())
         self.params["datasets"] = {"cifar10": self.params["datasets"]["cifar10"]}
-        self.params["pretrain"] = {"resnet20-cifar10": self.params["pretrain"]["resnet20-cifar10"]}
+        floats = ("resnet20-cifar10", self.params["ablation_float"])
+        self.params["pretrain"] = {key: self.params["pretrain"][key] for key in floats}
         self.spare = self.params["experiments"]["resnet20-cifar10-dbq-3t"]
         self.params["experiments"] = {key: self.params["experiments"][key] for key in (A, B)}
         self.params["sweeps"] = {}
@@ -80,7 +81,7 @@ class Project:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"))
-    everything = ["prepare@cifar10", "pretrain@resnet20-cifar10"]
+    everything = ["prepare@cifar10", "pretrain@resnet20-cifar10", "pretrain@resnet20-cifar10-float-held-out"]
     everything += [f"{stage}@{key}" for stage in ("quantize", "engine") for key in (A, B)] + ["tables", "report"]
     everything += ["ablations", "hardware", "overhead"]
     assert project.repro() == sorted(everything)

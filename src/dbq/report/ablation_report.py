@@ -10,8 +10,8 @@ from dbq.files import read_json
 from dbq.report.drawing import FAINT, METHODS, Drawing, message, method_name, styled
 
 COLUMNS = [
-    "key", "base", "change", "branches", "epochs", "n", "val_top1_mean", "val_top1_std", "delta_to_base", "soft_hard_gap", "zero_rate",
-    "device", "label",
+    "key", "base", "float", "change", "branches", "epochs", "n", "val_top1_mean", "val_top1_std", "delta_to_base",
+    "soft_hard_gap", "zero_rate", "device", "label",
 ]  # fmt: skip
 WHOLE = ("branches", "epochs", "n")
 MEANS = ("soft_hard_gap", "zero_rate")

@@ -73,9 +73,9 @@ def accuracy(params: dict, metrics_folder) -> pd.DataFrame:
         else:
             count = len(lookup(params, "sweep_rows"))
             rows.append({**_not_run_row(params, "sweep", key, value["reason"]), "key": f"sweep-{key}", "method": f"{count} rows"})
-    floats = {(row["network"], row["dataset"]): row.get("top1_mean") for row in rows if row["method"] == "float"}
+    floats = {row["key"]: row.get("top1_mean") for row in rows if row["method"] == "float"}
     for row in rows:
-        reference = floats.get((row["network"], row["dataset"]))
+        reference = floats.get(f"{row['network']}-{row['dataset']}")
         if row["method"] != "float" and row["n"] and reference is not None:
             row["delta_to_float"] = row["top1_mean"] - reference
     return _frame(rows, ACCURACY_COLUMNS)

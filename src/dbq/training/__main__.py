@@ -16,9 +16,7 @@ def main():
     parser.add_argument("--params", default="params.yaml", help="params.yaml, or the same tree as JSON")
     parser.add_argument("--profile", help="instead of the profile in params.yaml")
     parser.add_argument("--data", type=Path, help="prepared data set (default data/prepared/PROFILE/DATASET)")
-    parser.add_argument(
-        "--float", type=Path, dest="float_model", help="float model (default runs/PROFILE/models/pretrain-NETWORK-DATASET.pt)"
-    )
+    parser.add_argument("--float", type=Path, dest="float_model", help="float model (default runs/PROFILE/models/pretrain-KEY.pt)")
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     parser.add_argument("--out", type=Path, help="also write model and result files there")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")

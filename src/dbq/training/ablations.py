@@ -11,12 +11,13 @@ from dbq.training import results, runs
 CHANGES = ("quantizer", "training", "policy")
 RECORDED = "; recorded"
 DIGITS = 16  # of the sha256: params.yaml is read by people
-MEASURED = ("key", "settings", "seeds", "epochs", "val_top1", "zero_rate", "soft_hard_gap", "device", "data_source")
+MEASURED = ("key", "float", "settings", "seeds", "epochs", "val_top1", "zero_rate", "soft_hard_gap", "device", "data_source")
 
 
 def run(params: dict, profile: str, float_state: dict, setting: runs.Setting, record: Path | None = None) -> list[dict]:
     """One row for each entry of `ablations`: trained (or adopted from its checkpoints), recorded, or not run in this profile.
 
+    float_state: of the float network `ablation_float`, which must not have seen the validation split.
     val_top1, zero_rate and soft_hard_gap are lists, a value a seed; delta_to_base compares means. record: the file that `write` has made
     before; an entry with `{recorded: DIGEST}` in the place of seeds takes its row from there.
     """
@@ -44,7 +45,8 @@ def train(experiment: config.Experiment, float_state: dict, setting: runs.Settin
     done = [runs.train_quantized(experiment, seed, float_state, setting, test=False) for seed in experiment.seeds]
     device, epochs = done[0].provenance["device"], len(done[0].fit.history)
     return {
-        "n": len(done), "seeds": experiment.seeds, "settings": config.settings_of(experiment), "epochs": epochs,
+        "n": len(done), "seeds": experiment.seeds, "float": experiment.pretrain_key, "epochs": epochs,
+        "settings": config.settings_of(experiment),
         "val_top1": [one.fit.val_top1 for one in done], "zero_rate": [results.zero_rates(one.network)[0] for one in done],
         "soft_hard_gap": [one.fit.history[-1]["soft_hard_gap"] for one in done],
         "device": device, "data_source": done[0].provenance["data_source"],
@@ -69,7 +71,8 @@ def recorded(params: dict, profile: str, key: str, record: Path | None) -> dict:
             f"{where}: recorded {wanted}, and {record} holds {digest(row)}", f"`git checkout {record}`, or write seeds to train it"
         )
     tree = {**params, "ablations": {key: {**entry, "seeds": {profile: row["seeds"]}}}}
-    if config.settings_of(config.ablation(tree, profile, key)) != row["settings"]:
+    now = config.ablation(tree, profile, key)
+    if (config.settings_of(now), now.pretrain_key) != (row["settings"], row["float"]):
         raise DbqError(
             f"{where}: recorded, but measured with other settings than params.yaml has now",
             "write seeds to train it with these, or take back the change",
