@@ -34,6 +34,47 @@ def test_gradient_passes_inside_and_stops_outside(learnt):
         assert float(quantizer.clip.grad) == 2.0  # d clip / d clip for each of the two clipped values
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("learnt", [False, True])
+def test_gradient_by_output_differs_within_half_a_step_of_the_ends_alone(dtype, bits, signed, learnt):
+    """Inside is what doesn't round to either end; in bfloat16 neighbours of an end may round to it too."""
+    clip = 2.9
+    x = torch.linspace(-4, 4, 4001).to(dtype)
+    grad = torch.randn(len(x), generator=torch.Generator().manual_seed(0)).to(dtype)
+    leaves, quantizers = [], []
+    for gradient in ("input", "output"):
+        quantizer = ActivationQuantizer(bits, signed, clip, "test", learnt, gradient)
+        leaf = x.clone().requires_grad_()
+        y = quantizer(leaf)
+        y.backward(grad)
+        leaves.append(leaf)
+        quantizers.append(quantizer)
+    low, high = quantizer(torch.tensor([-100.0, 100.0], dtype=dtype)).detach()
+    inside = (y > low) & (y < high)
+    assert torch.equal(leaves[1].grad, torch.where(inside, grad, torch.zeros_like(grad)))
+    if learnt:
+        expected = grad.float()[y == high].sum() - (grad.float()[y == low].sum() if signed else 0)
+        assert float(quantizers[1].clip.grad) == pytest.approx(float(expected), rel=0.02, abs=0.2 if dtype == torch.bfloat16 else 1e-3)
+    if dtype == torch.float32:
+        integers = (x.double() / quantizer.step).round()
+        assert torch.equal(inside, (integers > (-quantizer.largest if signed else 0)) & (integers < quantizer.largest))
+        changed = leaves[0].grad != leaves[1].grad
+        distance = torch.minimum((x - low).abs(), (x - high).abs())
+        assert changed.any() and distance[changed].max() <= 0.5 * quantizer.step * 1.0001
+
+
+def test_gradient_by_output_keeps_the_output_and_nothing_else():
+    kept = {}
+    for gradient in ("input", "output"):
+        quantizer, x = ActivationQuantizer(8, False, 1.0, "test", False, gradient), torch.rand(4, 3, requires_grad=True)
+        y = quantizer(x)
+        kept[gradient] = {tensor.data_ptr() for tensor in y.grad_fn.saved_tensors}
+        assert (y.data_ptr() in kept[gradient]) == (gradient == "output")
+        assert len(kept[gradient]) == 1
+
+
 class Bottleneck(nn.Module):
     """Linear bottleneck, residual sum, pool and classifier: the cases of the graph."""
 

@@ -27,12 +27,14 @@ PASSING_METHODS = {"view", "reshape", "transpose", "contiguous", "chunk", "flatt
 class ActivationQuantizer(nn.Module):
     """`bits`-wide values between 0 (or -clip if signed) and clip; straight-through gradient inside, none outside.
 
-    A learnt clip gets the gradient of the values beyond it (PACT).
+    A learnt clip gets the gradient of the values beyond it (PACT). gradient: which values say what is inside. "input": those before
+    rounding. "output": those after it, which the next layer keeps for its own gradient, so that nothing else has to be kept (as a float
+    ReLU does); the two differ for values within half a step of either end, which round to it.
     """
 
-    def __init__(self, bits: int, signed: bool, clip: float, source: str, learnt: bool):
+    def __init__(self, bits: int, signed: bool, clip: float, source: str, learnt: bool, gradient: str = "input"):
         super().__init__()
-        self.bits, self.signed, self.source, self.learnt = bits, signed, source, learnt
+        self.bits, self.signed, self.source, self.learnt, self.gradient = bits, signed, source, learnt, gradient
         self.largest = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         value = torch.tensor([float(clip)])
         if learnt:
@@ -52,7 +54,7 @@ class ActivationQuantizer(nn.Module):
         return (float(self.clip.detach()) if self.learnt else self._clip) / self.largest
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Quantize.apply(x, self.clip, self.step, -self.largest if self.signed else 0, self.largest)
+        return _Quantize.apply(x, self.clip, self.step, -self.largest if self.signed else 0, self.largest, self.gradient == "output")
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, signed={self.signed}, clip={float(self.clip.detach()):.4g} ({self.source})"
@@ -65,10 +67,13 @@ class _Quantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, clip, step, smallest, largest):
-        ctx.save_for_backward(x)
-        ctx.low, ctx.high = smallest * step, largest * step
-        return torch.mul(x, 1 / step).round_().clamp_(smallest, largest).mul_(step)
+    def forward(ctx, x, clip, step, smallest, largest, by_output):
+        values = torch.mul(x, 1 / step).round_().clamp_(smallest, largest).mul_(step)
+        ctx.save_for_backward(values if by_output else x)
+        # by_output: the ends as the output has them, rounded to its type, so that the comparison is exact
+        low, high = torch.tensor([smallest, largest], dtype=x.dtype).mul_(step) if by_output else (smallest * step, largest * step)
+        ctx.low, ctx.high = float(low), float(high)
+        return values
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -87,7 +92,7 @@ class _Quantize(torch.autograd.Function):
             if x.ndim == 4
             else grad
         )
-        return torch.ops.aten.hardtanh_backward(grad, x, ctx.low, ctx.high), clip_grad, None, None, None
+        return torch.ops.aten.hardtanh_backward(grad, x, ctx.low, ctx.high), clip_grad, None, None, None, None
 
 
 @dataclass
@@ -117,7 +122,7 @@ def insert(network: nn.Module, bits: int, config: ActivationConfig, images: Tens
                 f"layer {site.name}: its activations have the range {clip}", "check the float network: the layer is dead or diverged"
             )
         width = max(bits, IMAGE_BITS) if site.name == first_layer else bits
-        quantizer = ActivationQuantizer(width, site.signed, clip, source, config.clip == "learnt").to(images.device)
+        quantizer = ActivationQuantizer(width, site.signed, clip, source, config.clip == "learnt", config.gradient).to(images.device)
         quantizers[site.name] = quantizer
         if site.at_relu:
             network.set_submodule(site.name, quantizer)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dbq.errors import DbqError
 from dbq.quantizers.settings import METHODS
-from dbq.schema import parse
+from dbq.schema import parse, plain
 from dbq.settings import (
     PROFILES,
     AblationEntry,
@@ -160,8 +160,7 @@ def settings_of(entry: Pretrain | Experiment) -> str:
     names = ("network", "dataset_config", "training")
     quantized = ("method", "quantizer", "activation_bits", "activations", "policy")
     names += quantized if isinstance(entry, Experiment) else ("weights",)
-    plain = {name: getattr(entry, name) for name in names}
-    return fingerprint({name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in plain.items()})
+    return fingerprint({name: plain(getattr(entry, name)) for name in names})
 
 
 def ablation(params: dict, profile: str, key: str) -> Experiment:
@@ -174,7 +173,8 @@ def ablation(params: dict, profile: str, key: str) -> Experiment:
         "quantizer": {**base["quantizer"], **entry.quantizer}, "seeds": entry.seeds,
     }  # fmt: skip
     _seeds(entry.seeds, profile, f"{where}.seeds")
-    resolved = experiment({**params, "experiments": {key: changed}}, profile, key)
+    changes = {"experiments": {key: changed}, "activations": {**lookup(params, "activations"), **entry.activations}}
+    resolved = experiment({**params, **changes}, profile, key)
     start = lookup(params, "ablation_float")
     if start != resolved.pretrain_key and not start.startswith(f"{resolved.pretrain_key}-"):
         raise DbqError(
@@ -232,8 +232,7 @@ def overhead(params: dict, profile: str) -> OverheadConfig:
 
 def fingerprint(value) -> str:
     """Hex sha256 of everything that decides a training's result; checkpoints carry it."""
-    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
 
 
 def check(params: dict) -> None:

@@ -11,9 +11,24 @@ import typing
 from dbq.errors import DbqError
 
 
-def setting(minimum=None, maximum=None, choices=None, default=dataclasses.MISSING):
-    """A dataclass field with its range or its choices."""
-    return dataclasses.field(default=default, metadata={"minimum": minimum, "maximum": maximum, "choices": choices})
+def setting(minimum=None, maximum=None, choices=None, default=dataclasses.MISSING, later=False):
+    """A dataclass field with its range or its choices.
+
+    later: added when results existed already, which have all been measured with its default (see `plain`).
+    """
+    metadata = {"minimum": minimum, "maximum": maximum, "choices": choices, "later": later}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def plain(value):
+    """A dataclass as a dict, for fingerprints: a later setting counts only where it differs from its default, so that the fingerprints of
+    earlier results stay what they were. Any other value as it is."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    kept = [
+        field for field in dataclasses.fields(value) if not (field.metadata.get("later") and getattr(value, field.name) == field.default)
+    ]
+    return {field.name: plain(getattr(value, field.name)) for field in kept}
 
 
 def parse(kind: type, mapping, where: str):

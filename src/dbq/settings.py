@@ -53,6 +53,7 @@ class ActivationConfig:
     clip: str = setting(choices=("batch_norm", "learnt"))
     k: float = setting(minimum=0.1)
     calibration_images: int = setting(minimum=1)
+    gradient: str = setting(choices=("input", "output"), default="input", later=True)
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ class AblationEntry:
     schedule: str = setting()
     quantizer: dict = setting()
     training: dict = setting()
+    activations: dict = setting()  # overrides keys of `activations`
     policy: str = setting()
     seeds: dict = setting()
 

@@ -8,7 +8,7 @@ from dbq.errors import DbqError
 from dbq.files import read_json, write_json
 from dbq.training import results, runs
 
-CHANGES = ("quantizer", "training", "policy")
+CHANGES = ("quantizer", "training", "activations")
 RECORDED = "; recorded"
 DIGITS = 16  # of the sha256: params.yaml is read by people
 MEASURED = ("key", "float", "settings", "seeds", "epochs", "val_top1", "zero_rate", "soft_hard_gap", "device", "data_source")
@@ -91,7 +91,7 @@ def describe(params: dict, key: str) -> str:
     entry = entries[key]
     reference = next(other for other in entries.values() if other["base"] == entry["base"])
     parts = []
-    for section in CHANGES[:2]:
+    for section in CHANGES:
         for name, value in entry[section].items():
             if reference[section].get(name) != value:
                 parts.append(f"{name} {_text(value)}")

@@ -13,6 +13,7 @@ from dbq.config import DatasetConfig, Experiment, Pretrain, TrainingConfig, fing
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
 from dbq.networks.external import load_external
+from dbq.schema import plain
 from dbq.training import allocator, checkpoints
 from dbq.training.checkpoints import Checkpoint, tensors_digest
 from dbq.training.evaluation import top1
@@ -142,7 +143,7 @@ def describe_source(manifest: dict) -> str:
 
 def float_identity(run: Pretrain, manifest: dict) -> dict:
     """Everything that decides the result of a float training; its fingerprint names the checkpoint."""
-    identity = {"kind": "float", "network": run.network, "recipe": dataclasses.asdict(_float_recipe(run)), "seed": run.seed}
+    identity = {"kind": "float", "network": run.network, "recipe": plain(_float_recipe(run)), "seed": run.seed}
     if run.weights is not None:
         identity["weights"] = run.weights.sha256
     return identity | _data_identity(run.dataset_config, manifest)
@@ -152,9 +153,9 @@ def quantized_identity(experiment: Experiment, seed: int, float_state: dict[str,
     """The same of a quantized training."""
     return {
         "kind": "quantized", "network": experiment.network, "method": experiment.method, "seed": seed,
-        "quantizer": dataclasses.asdict(experiment.quantizer), "activation_bits": experiment.activation_bits,
-        "activations": dataclasses.asdict(experiment.activations), "policy": dataclasses.asdict(experiment.policy),
-        "recipe": dataclasses.asdict(experiment.training), "float": tensors_digest(float_state),
+        "quantizer": plain(experiment.quantizer), "activation_bits": experiment.activation_bits,
+        "activations": plain(experiment.activations), "policy": plain(experiment.policy),
+        "recipe": plain(experiment.training), "float": tensors_digest(float_state),
         **_data_identity(experiment.dataset_config, manifest),
     }  # fmt: skip
 
@@ -170,7 +171,7 @@ def checkpoint_of(entry: Pretrain | Experiment, seed: int, identity: dict, folde
 
 
 def _data_identity(config: DatasetConfig, manifest: dict) -> dict:
-    return {"version": RECIPE_VERSION, "dataset": dataclasses.asdict(config), "data": manifest["content_sha256"]}
+    return {"version": RECIPE_VERSION, "dataset": plain(config), "data": manifest["content_sha256"]}
 
 
 def _train(entry, network, recipe: TrainingConfig, seed, identity, data, setting: Setting, teacher=None, test=True) -> Run:
