@@ -35,7 +35,7 @@ def declared(params):
 
 @pytest.fixture(scope="module")
 def rows(declared):
-    names = ["float", "dbq-2t", "twn", "torchao-uniform-8"]
+    names = ["float", "float-by-output", "dbq-2t", "twn", "torchao-uniform-8"]
     return measure_overhead(declared, "smoke", OverheadConfig(["resnet20"], names, 4, 2, False), log=lambda line: None)
 
 
@@ -104,15 +104,21 @@ def test_an_experiment_has_the_settings_of_its_name(declared):
     assert dataclasses.asdict(entry.policy) == declared["policies"]["standard"]
 
 
+def test_by_output_is_a_matter_of_the_activations_alone(declared):
+    by_input, by_output = (subjects.experiment(declared, "smoke", "resnet20", name, 8) for name in ("float", "float-by-output"))
+    assert (by_input.activations.gradient, by_output.activations.gradient) == ("input", "output")
+    assert dataclasses.replace(by_output, key=by_input.key, activations=by_input.activations) == by_input
+
+
 def test_rows_hold_what_was_asked_for(rows):
     assert [(row["method"], row["activation_bits"]) for row in rows] == [
         ("dbq-2t", 32), ("twn", 32), ("torchao-uniform-8", 32),
-        ("float", 8), ("dbq-2t", 8), ("twn", 8),
+        ("float", 8), ("float-by-output", 8), ("dbq-2t", 8), ("twn", 8),
     ]  # fmt: skip
     for row in rows:
         assert list(row) == overhead.COLUMNS
         assert row["memory_ratio"] is None and row["device"] == "cpu" and row["batch_size"] == 4
-    assert [row["weight_bits"] for row in rows if row["activation_bits"] == 8] == [32, 4, 2]
+    assert [row["weight_bits"] for row in rows if row["activation_bits"] == 8] == [32, 32, 4, 2]
     for row in rows:
         if row["status"] == "run":
             assert 0 < row["step_ratio_q1"] <= row["step_ratio_median"] <= row["step_ratio_q3"]

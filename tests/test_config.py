@@ -94,3 +94,13 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "params.yaml").write_text("a: [1")
     with pytest.raises(DbqError, match="not valid YAML"):
         config.read(tmp_path / "params.yaml")
+
+
+def test_a_later_setting_leaves_the_fingerprints_of_earlier_results_as_they_were(params):
+    """Results in results/ were measured before activations.gradient existed, with what is now its default."""
+    at = ("activations", "gradient")
+    key = DBQ[1]
+    absent, default, other = (
+        config.settings_of(config.experiment(edit(params, at, value), "smoke", key)) for value in (KeyError, "input", "output")
+    )
+    assert absent == default != other

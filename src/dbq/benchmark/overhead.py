@@ -24,8 +24,8 @@ def measure_overhead(params: dict, profile: str, settings: OverheadConfig | None
     """Rows of COLUMNS, one for each network, method and activation width; settings default to params.overhead.PROFILE.
 
     All methods of a network are timed in one interleaved run (dbq.benchmark.timing). `float` stands for float weights under quantized
-    activations. A method that can't be measured has a row whose status says why, and no numbers. Raises DbqError for unknown names and
-    for a GPU that isn't there.
+    activations; `..-by-output` for activations whose gradient goes by their output (activations.gradient). A method that can't be
+    measured has a row whose status says why, and no numbers. Raises DbqError for unknown names and for a GPU that isn't there.
     """
     settings = settings or config.overhead(params, profile)
     subjects.check_names(settings.networks, settings.methods)
@@ -68,9 +68,11 @@ def _rows_of(params: dict, profile: str, network: str, settings: OverheadConfig,
 
 
 def _is_a_row(name: str, activation_bits: int) -> bool:
-    if subjects.SUBJECTS[name].library is not None:
+    subject = subjects.SUBJECTS[name]
+    if subject.library is not None:
         return activation_bits == 32  # our activations beside another library's weights would compare nothing
-    return name != "float" or activation_bits < 32
+    only_activations = subject.method is None or subject.gradient is not None  # what it shows is a matter of activations
+    return activation_bits < 32 or not only_activations
 
 
 def _blank(params: dict, profile: str, network: str, name: str, activation_bits: int, settings: OverheadConfig, device: str) -> dict:

@@ -33,6 +33,7 @@ class Subject:
     settings: dict
     library: str | None = None
     compile: bool = False  # DBQ's kernels by torch.compile
+    gradient: str | None = None  # instead of activations.gradient
 
 
 SUBJECTS = {
@@ -43,6 +44,10 @@ SUBJECTS = {
     "dbq-1t-compiled": Subject("dbq", {"branches": 1, **UNFITTED}, compile=True),
     "dbq-2t-compiled": Subject("dbq", {"branches": 2, **UNFITTED}, compile=True),
     "dbq-3t-compiled": Subject("dbq", {"branches": 3, **UNFITTED}, compile=True),
+    "float-by-output": Subject(None, {}, gradient="output"),
+    "dbq-1t-compiled-by-output": Subject("dbq", {"branches": 1, **UNFITTED}, compile=True, gradient="output"),
+    "dbq-2t-compiled-by-output": Subject("dbq", {"branches": 2, **UNFITTED}, compile=True, gradient="output"),
+    "dbq-3t-compiled-by-output": Subject("dbq", {"branches": 3, **UNFITTED}, compile=True, gradient="output"),
     "uniform-8": Subject("uniform", {"bits": 8}),
     "twn": Subject("twn", {}),
     "ttq": Subject("ttq", {}),
@@ -72,11 +77,13 @@ def experiment(params: dict, profile: str, network: str, name: str, activation_b
     """The experiment that the subject `name` stands for, on the 32x32 form of the network."""
     template, subject = config.experiment(params, profile, TEMPLATE), SUBJECTS[name]
     changes = {}
+    if subject.gradient is not None:
+        changes["activations"] = dataclasses.replace(template.activations, gradient=subject.gradient)
     if subject.method is not None:
         base = config.lookup(params, "quantizers", subject.method)
         settings = parse(METHODS[subject.method], {**base, **subject.settings}, f"quantizers.{subject.method}")
         policy = parse(config.PolicyConfig, config.lookup(params, "policies", POLICY), f"policies.{POLICY}")
-        changes = {"method": subject.method, "quantizer": settings, "policy": policy}
+        changes |= {"method": subject.method, "quantizer": settings, "policy": policy}
     return dataclasses.replace(template, key=f"{network}-{name}", network=network, activation_bits=activation_bits, **changes)
 
 
