@@ -197,6 +197,12 @@ def test_the_peak_is_set_back_and_follows_what_was_held():
     assert abs(memory._resident("VmHWM") - before - held) < 32 << 20
 
 
+@pytest.mark.skipif(not memory.can_measure("cpu"), reason="needs Linux's /proc")
+def test_the_gradient_by_output_needs_less_memory(declared):
+    by_input, by_output = (memory.peak(declared, "smoke", "resnet20", name, 8, 64, "cpu") for name in ("float", "float-by-output"))
+    assert by_output < 0.85 * by_input
+
+
 def test_a_process_that_fails_is_named(declared):
     with pytest.raises(DbqError, match="the memory of dbq-2t on resnet20 was not measured"):
         memory.peak({}, "smoke", "resnet20", "dbq-2t", 8, 4, "cpu")
@@ -205,7 +211,7 @@ def test_a_process_that_fails_is_named(declared):
 def test_what_is_written_is_what_the_report_reads(rows, tmp_path):
     write(rows, tmp_path / "overhead")
     summary = json.loads((tmp_path / "overhead" / "metrics.json").read_text())
-    assert summary["status"] == "run" and (summary["rows"], summary["measured"], summary["device"]) == (6, 5, "cpu")
+    assert summary["status"] == "run" and (summary["rows"], summary["measured"], summary["device"]) == (7, 6, "cpu")
     frame = overhead_figures.table(tmp_path)
     assert list(frame.method) == [row["method"] for row in rows]
     assert frame.step_ratio_median.isna().sum() == 1
