@@ -72,7 +72,7 @@ def recorded(params: dict, profile: str, key: str, record: Path | None) -> dict:
         )
     tree = {**params, "ablations": {key: {**entry, "seeds": {profile: row["seeds"]}}}}
     now = config.ablation(tree, profile, key)
-    if (config.settings_of(now), now.pretrain_key) != (row["settings"], row["float"]):
+    if (config.settings_of(now), now.pretrain_key) != (row["settings"], row.get("float")):
         raise DbqError(
             f"{where}: recorded, but measured with other settings than params.yaml has now",
             "write seeds to train it with these, or take back the change",
@@ -82,7 +82,7 @@ def recorded(params: dict, profile: str, key: str, record: Path | None) -> dict:
 
 def digest(row: dict) -> str:
     """Of what was measured: what params.yaml names in {recorded: DIGEST}."""
-    return config.fingerprint({name: row[name] for name in MEASURED})[:DIGITS]
+    return config.fingerprint({name: row.get(name) for name in MEASURED})[:DIGITS]
 
 
 def describe(params: dict, key: str) -> str:
