@@ -104,6 +104,12 @@ def test_an_experiment_has_the_settings_of_its_name(declared):
     assert dataclasses.asdict(entry.policy) == declared["policies"]["standard"]
 
 
+def test_the_template_may_be_recorded_or_not_run(declared):
+    for seeds in ({"smoke": {"recorded": "0123"}}, {}):
+        entry = {**declared["experiments"][subjects.TEMPLATE], "seeds": seeds}
+        assert subjects.experiment({**declared, "experiments": {subjects.TEMPLATE: entry}}, "smoke", "resnet20", "twn", 8).method == "twn"
+
+
 def test_by_output_is_a_matter_of_the_activations_alone(declared):
     by_input, by_output = (subjects.experiment(declared, "smoke", "resnet20", name, 8) for name in ("float", "float-by-output"))
     assert (by_input.activations.gradient, by_output.activations.gradient) == ("input", "output")

@@ -75,7 +75,9 @@ def check_names(network_names: list[str], method_names: list[str]) -> None:
 
 def experiment(params: dict, profile: str, network: str, name: str, activation_bits: int) -> Experiment:
     """The experiment that the subject `name` stands for, on the 32x32 form of the network."""
-    template, subject = config.experiment(params, profile, TEMPLATE), SUBJECTS[name]
+    # its seeds make no difference to a step, and the experiment need not be trained in this profile
+    entry = {**config.lookup(params, "experiments", TEMPLATE), "seeds": {profile: [0]}}
+    template, subject = config.experiment({**params, "experiments": {TEMPLATE: entry}}, profile, TEMPLATE), SUBJECTS[name]
     changes = {}
     if subject.gradient is not None:
         changes["activations"] = dataclasses.replace(template.activations, gradient=subject.gradient)
