@@ -15,7 +15,7 @@ COLUMNS = [
 ]  # fmt: skip
 WHOLE = ("branches", "epochs", "n")
 MEANS = ("soft_hard_gap", "zero_rate")
-SHOWN = 5.0  # points below its reference from which a row stands at the edge of the figure: it would press the others together
+SHOWN = 3.0  # points below its reference from which a row stands at the edge of the figure: it would press the others together
 
 
 def table(metrics_folder) -> pd.DataFrame:
