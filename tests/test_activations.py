@@ -75,6 +75,19 @@ def test_gradient_by_output_keeps_the_output_and_nothing_else():
         assert len(kept[gradient]) == 1
 
 
+@pytest.mark.parametrize("gradient", ["input", "output"])
+def test_a_compiled_network_traces_it_whole_and_computes_the_same(gradient):
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(8, 8), ActivationQuantizer(8, False, 0.5, "test", False, gradient)), torch.randn(16, 8)
+    results = []
+    for run in (network, torch.compile(network, fullgraph=True, backend="aot_eager")):
+        network.zero_grad()
+        y = run(x)
+        y.square().sum().backward()
+        results.append((y.detach(), network[0].weight.grad.clone()))
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
 class Bottleneck(nn.Module):
     """Linear bottleneck, residual sum, pool and classifier: the cases of the graph."""
 

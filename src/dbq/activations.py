@@ -18,6 +18,7 @@ from dbq.errors import DbqError
 IMAGE_BITS = 8  # the image is an 8-bit signal; fewer bits would quantize the data set, not the network
 LAYERS = (nn.Conv2d, nn.Linear)
 RELUS = (nn.ReLU, nn.ReLU6)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # of activations
 # modules and calls that neither compute nor mix values of different grids
 PASSING_MODULES = (nn.Identity, nn.Dropout, nn.MaxPool2d, nn.Flatten)
 PASSING_CALLS = {torch.flatten, torch.transpose, torch.reshape, operator.getitem, torch.nn.functional.dropout}
@@ -45,16 +46,30 @@ class ActivationQuantizer(nn.Module):
         self._remember()
 
     def _remember(self) -> None:
-        # a number on the host: reading the tensor at every step would make a GPU wait
+        # numbers on the host: reading the tensor at every step would make a GPU wait, and torch.compile can't trace it
         self._clip = float(self.clip.detach())
+        self._ends = {dtype: self._ends_in(dtype, self._clip / self.largest) for dtype in DTYPES}
 
     @property
     def step(self) -> float:
         """The distance of two neighbouring values."""
         return (float(self.clip.detach()) if self.learnt else self._clip) / self.largest
 
+    @property
+    def smallest(self) -> int:
+        return -self.largest if self.signed else 0
+
+    def _ends_in(self, dtype: torch.dtype, step: float) -> list[float]:
+        """The smallest and the largest value as the output has them, rounded to its type, so that comparing with them is exact."""
+        return torch.tensor([self.smallest, self.largest], dtype=dtype).mul_(step).tolist()
+
     def forward(self, x: Tensor) -> Tensor:
-        return _Quantize.apply(x, self.clip, self.step, -self.largest if self.signed else 0, self.largest, self.gradient == "output")
+        step, by_output = self.step, self.gradient == "output"
+        if not by_output:
+            low, high = self.smallest * step, self.largest * step
+        else:
+            low, high = self._ends_in(x.dtype, step) if self.learnt else self._ends[x.dtype]
+        return _Quantize.apply(x, self.clip, step, self.smallest, self.largest, low, high, by_output)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, signed={self.signed}, clip={float(self.clip.detach()):.4g} ({self.source})"
@@ -67,12 +82,10 @@ class _Quantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, clip, step, smallest, largest, by_output):
+    def forward(ctx, x, clip, step, smallest, largest, low, high, by_output):
         values = torch.mul(x, 1 / step).round_().clamp_(smallest, largest).mul_(step)
         ctx.save_for_backward(values if by_output else x)
-        # by_output: the ends as the output has them, rounded to its type, so that the comparison is exact
-        low, high = torch.tensor([smallest, largest], dtype=x.dtype).mul_(step) if by_output else (smallest * step, largest * step)
-        ctx.low, ctx.high = float(low), float(high)
+        ctx.low, ctx.high = low, high
         return values
 
     @staticmethod
@@ -92,7 +105,7 @@ class _Quantize(torch.autograd.Function):
             if x.ndim == 4
             else grad
         )
-        return torch.ops.aten.hardtanh_backward(grad, x, ctx.low, ctx.high), clip_grad, None, None, None, None
+        return torch.ops.aten.hardtanh_backward(grad, x, ctx.low, ctx.high), clip_grad, *6 * (None,)
 
 
 @dataclass
