@@ -35,7 +35,7 @@ def declared(params):
 
 @pytest.fixture(scope="module")
 def rows(declared):
-    names = ["float", "float-by-output", "dbq-2t", "twn", "torchao-uniform-8"]
+    names = ["float", "float-by-input", "dbq-2t", "twn", "torchao-uniform-8"]
     return measure_overhead(declared, "smoke", OverheadConfig(["resnet20"], names, 4, 2, False), log=lambda line: None)
 
 
@@ -110,8 +110,8 @@ def test_the_template_may_be_recorded_or_not_run(declared):
         assert subjects.experiment({**declared, "experiments": {subjects.TEMPLATE: entry}}, "smoke", "resnet20", "twn", 8).method == "twn"
 
 
-def test_by_output_is_a_matter_of_the_activations_alone(declared):
-    by_input, by_output = (subjects.experiment(declared, "smoke", "resnet20", name, 8) for name in ("float", "float-by-output"))
+def test_by_input_is_a_matter_of_the_activations_alone(declared):
+    by_output, by_input = (subjects.experiment(declared, "smoke", "resnet20", name, 8) for name in ("float", "float-by-input"))
     assert (by_input.activations.gradient, by_output.activations.gradient) == ("input", "output")
     assert dataclasses.replace(by_output, key=by_input.key, activations=by_input.activations) == by_input
 
@@ -119,7 +119,7 @@ def test_by_output_is_a_matter_of_the_activations_alone(declared):
 def test_rows_hold_what_was_asked_for(rows):
     assert [(row["method"], row["activation_bits"]) for row in rows] == [
         ("dbq-2t", 32), ("twn", 32), ("torchao-uniform-8", 32),
-        ("float", 8), ("float-by-output", 8), ("dbq-2t", 8), ("twn", 8),
+        ("float", 8), ("float-by-input", 8), ("dbq-2t", 8), ("twn", 8),
     ]  # fmt: skip
     for row in rows:
         assert list(row) == overhead.COLUMNS
@@ -205,7 +205,7 @@ def test_the_peak_is_set_back_and_follows_what_was_held():
 
 @pytest.mark.skipif(not memory.can_measure("cpu"), reason="needs Linux's /proc")
 def test_the_gradient_by_output_needs_less_memory(declared):
-    by_input, by_output = (memory.peak(declared, "smoke", "resnet20", name, 8, 64, "cpu") for name in ("float", "float-by-output"))
+    by_input, by_output = (memory.peak(declared, "smoke", "resnet20", name, 8, 64, "cpu") for name in ("float-by-input", "float"))
     assert by_output < 0.85 * by_input
 
 

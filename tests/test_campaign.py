@@ -27,7 +27,15 @@ def params():
     row = {"experiment": B, "policy": "standard"}
     tree |= {
         "sweep_rows": {"twn": row},
-        "sweeps": {"resnet20-cifar10": {"network": "resnet20", "dataset": "cifar10", "schedule": "finetune", "seeds": {"smoke": [0]}}},
+        "sweeps": {
+            "resnet20-cifar10": {
+                "network": "resnet20",
+                "dataset": "cifar10",
+                "schedule": "finetune",
+                "activations": {},
+                "seeds": {"smoke": [0]},
+            }
+        },
     }
     tree["ablations"] = {"1t-base": tree["ablations"]["1t-base"]}
     return tree

@@ -154,9 +154,10 @@ class Campaign:
         return self.write(tasks, states)
 
     def _done(self, task: Task) -> bool:
-        """Trained, and (an ablation apart) tested: the test images aren't looked at again."""
+        """Trained, and (an ablation apart) tested: the test images aren't looked at again. Of a row of a sweep the outcome is there too."""
         row = self.standing.of(task)
-        return row["state"] == "finished" and (task.kind == "ablations" or row.get("top1") is not None)
+        told = task.kind != "sweeps" or row["state"] != "finished" or self.standing.path(task).with_suffix(".json").exists()
+        return row["state"] == "finished" and told and (task.kind == "ablations" or row.get("top1") is not None)
 
     def _ready(self, task: Task, tasks: list[Task], states: dict) -> bool:
         needed = [other for other in tasks if other.kind == "pretrain" and other.key == task.needs]
@@ -195,16 +196,17 @@ class Campaign:
 
 
 def room(device: str) -> int:
-    """How many trainings run side by side: as many as a GPU's free memory holds (at most 4), or one a CPU core (single-thread trainings
-    side by side give 1.7 times the throughput of one with all cores)."""
+    """How many trainings run side by side: as many as a GPU's free memory holds, at most 12 and one a CPU core; or one a CPU core
+    (single-thread trainings side by side give 1.7 times the throughput of one with all cores)."""
+    cores = os.cpu_count() or 1
     if not device.startswith("cuda"):
-        return os.cpu_count() or 1
+        return cores
     import torch
 
     if not torch.cuda.is_available():
         raise DbqError(f"--device: {device} was asked for and torch finds no GPU", "use --device cpu")
     free, _ = torch.cuda.mem_get_info(device)
-    return int(max(1, min(4, free // GPU_MEMORY)))
+    return int(max(1, min(12, cores, free // GPU_MEMORY)))
 
 
 def main():

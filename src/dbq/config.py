@@ -197,8 +197,9 @@ def sweep(params: dict, profile: str, key: str, row: str) -> Experiment:
     chosen = parse(SweepRow, lookup(params, "sweep_rows", row), f"sweep_rows.{row}")
     _seeds(entry.seeds, profile, f"sweeps.{key}.seeds")
     changed = {**lookup(params, "experiments", chosen.experiment), **dataclasses.asdict(entry), "policy": chosen.policy}
+    activations = {**lookup(params, "activations"), **changed.pop("activations")}
     name = f"sweep-{key}-{row}"
-    return experiment({**params, "experiments": {name: changed}}, profile, name)
+    return experiment({**params, "experiments": {name: changed}, "activations": activations}, profile, name)
 
 
 def training_of(params: dict, profile: str, key: str) -> Pretrain | Experiment:

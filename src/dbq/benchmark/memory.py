@@ -60,9 +60,9 @@ def _trainee(request: dict) -> subjects.Trainee:
 
 
 def _on_gpu(request: dict) -> int:
+    step = _trainee(request)
     gc.collect()
     before = torch.cuda.memory_allocated(request["device"])
-    step = _trainee(request)
     torch.cuda.reset_peak_memory_stats(request["device"])
     for _ in range(STEPS):
         step()

@@ -24,7 +24,7 @@ def measure_overhead(params: dict, profile: str, settings: OverheadConfig | None
     """Rows of COLUMNS, one for each network, method and activation width; settings default to params.overhead.PROFILE.
 
     All methods of a network are timed in one interleaved run (dbq.benchmark.timing). `float` stands for float weights under quantized
-    activations; `..-by-output` for activations whose gradient goes by their output (activations.gradient). A method that can't be
+    activations; `..-by-input` for activations whose gradient goes by their input (activations.gradient). A method that can't be
     measured has a row whose status says why, and no numbers. Raises DbqError for unknown names and for a GPU that isn't there.
     """
     settings = settings or config.overhead(params, profile)
@@ -58,10 +58,17 @@ def _rows_of(params: dict, profile: str, network: str, settings: OverheadConfig,
     allocator.keep_freed_memory()  # as in training; not before: how much memory is live is measured without it, in other processes
     batch = subjects.random_batch(settings.batch_size, device)
     entries = [subjects.experiment(params, profile, network, row["method"], row["activation_bits"]) for row in ready]
-    trainees = {index: subjects.trainee(row["method"], entries[index], *batch) for index, row in enumerate(ready)}
+    trainees = {}
+    for index, row in enumerate(ready):
+        step = subjects.trainee(row["method"], entries[index], *batch)
+        if reason := step.why_no_graph():
+            row["status"] = f"not run: {reason}"
+        else:
+            trainees[index] = step
     warmup = min(timing.WARMUP_ROUNDS, settings.steps)
     pairs = timing.paired_steps(subjects.float_trainee(entries[0], *batch), trainees, settings.steps, timing.clock_of(device), warmup)
-    for index, row in enumerate(ready):
+    for index in trainees:
+        row = ready[index]
         row["step_ratio_q1"], row["step_ratio_median"], row["step_ratio_q3"] = timing.quartiles(pairs[index])
         log(f"{network} {row['method']}, {row['activation_bits']}-bit activations: step {row['step_ratio_median']:.3f}")
     return rows

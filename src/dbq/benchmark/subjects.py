@@ -14,6 +14,7 @@ from dbq.errors import DbqError
 from dbq.quantizers.settings import METHODS
 from dbq.schema import parse
 from dbq.training import optimiser
+from dbq.training.step import EAGER_STEPS, Step
 
 TEMPLATE = "resnet20-cifar10-dbq-2t"  # the experiment whose data set, schedule and activations all subjects share
 POLICY = "standard"
@@ -44,10 +45,8 @@ SUBJECTS = {
     "dbq-1t-compiled": Subject("dbq", {"branches": 1, **UNFITTED}, compile=True),
     "dbq-2t-compiled": Subject("dbq", {"branches": 2, **UNFITTED}, compile=True),
     "dbq-3t-compiled": Subject("dbq", {"branches": 3, **UNFITTED}, compile=True),
-    "float-by-output": Subject(None, {}, gradient="output"),
-    "dbq-1t-compiled-by-output": Subject("dbq", {"branches": 1, **UNFITTED}, compile=True, gradient="output"),
-    "dbq-2t-compiled-by-output": Subject("dbq", {"branches": 2, **UNFITTED}, compile=True, gradient="output"),
-    "dbq-3t-compiled-by-output": Subject("dbq", {"branches": 3, **UNFITTED}, compile=True, gradient="output"),
+    "float-by-input": Subject(None, {}, gradient="input"),
+    "dbq-2t-compiled-by-input": Subject("dbq", {"branches": 2, **UNFITTED}, compile=True, gradient="input"),
     "uniform-8": Subject("uniform", {"bits": 8}),
     "twn": Subject("twn", {}),
     "ttq": Subject("ttq", {}),
@@ -90,21 +89,33 @@ def experiment(params: dict, profile: str, network: str, name: str, activation_b
 
 
 class Trainee:
-    """A network in training mode with its optimiser; calling it does one whole training step."""
+    """A network in training mode with its optimiser; calling it does one whole training step, as dbq.training does it."""
 
     def __init__(self, network: nn.Module, recipe, images: Tensor, labels: Tensor):
         self.network = network.train()
-        self.optimiser = optimiser.build(network, recipe)
-        self.quantizers = [quantizer for _, quantizer, _ in policies.weight_quantizers(network)]
+        self.step = Step(network, optimiser.build(network, recipe), self._loss)
         self.images, self.labels = images, labels
 
     def __call__(self) -> None:
-        for quantizer in self.quantizers:
+        for quantizer in self.step.quantizers:
             quantizer.advance(0.5, 0)
-        loss = functional.cross_entropy(self.network(self.images), self.labels)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
+        self.step(self.images, self.labels)
+
+    def why_no_graph(self) -> str | None:
+        """On a GPU: does the steps up to the first replay of a CUDA graph, and says why there is none."""
+        if self.images.device.type != "cuda":
+            return None
+        try:
+            for _ in range(EAGER_STEPS + 1):
+                self()
+            torch.cuda.synchronize(self.images.device)
+        except RuntimeError as error:  # a library's quantizer may read values on the host
+            return f"no CUDA graph of its step ({str(error).splitlines()[0]})"
+        return None if self.step.captures else "no CUDA graph of its step"
+
+    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(images)
+        return functional.cross_entropy(logits, labels), logits
 
 
 def random_batch(batch_size: int, device: str, size: int = IMAGE_SIZE, classes: int = CLASSES) -> tuple[Tensor, Tensor]:

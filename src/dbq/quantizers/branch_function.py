@@ -131,8 +131,11 @@ def sums_by_masks(index: Tensor, grad: Tensor, rows: Tensor, count: int, levels:
 
 
 def _blocks(w: Tensor, per_threshold: Tensor, *others: Tensor):
-    """(slice, rows of w, rows of the other tensors ..) of blocks whose (rows, N-1, K) temporaries stay in the cache."""
-    height = max(1, BLOCK // (per_threshold.shape[1] * w.shape[1]))
+    """(slice, rows of w, rows of the other tensors ..) of blocks whose (rows, N-1, K) temporaries stay in the cache.
+
+    On a GPU all rows are one block.
+    """
+    height = max(1, BLOCK // (per_threshold.shape[1] * w.shape[1])) if w.device.type == "cpu" else len(w)
     parts = [slice(start, start + height) for start in range(0, len(w), height)]
     return zip(parts, *(tensor.split(height) for tensor in (w, per_threshold, *others)), strict=True)
 

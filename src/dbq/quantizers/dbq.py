@@ -59,6 +59,8 @@ class BranchQuantizer(WeightQuantizer):
         self.ready: Tensor | None = None
         self.wants_compiled = False  # the kernels of compiled.py; policies.compile_quantizers sets it
         self.heat = config.temperature.start  # `temperature` as the host knows it: reading the buffer would make a GPU wait
+        self.heat_is_known = True
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "heat_is_known", False))
         # as in LSQ: a scale that many weights share would otherwise move much faster than they do
         self.gradient_scale = (groups.shape[1] * config.branches) ** -0.5 if config.gradient_scale == "lsq" else 1.0
 
@@ -79,8 +81,10 @@ class BranchQuantizer(WeightQuantizer):
         return from_memory_order(quantized, weight)
 
     def advance(self, progress: float, epoch: int) -> None:
-        self.heat = temperature(self.config.temperature, progress)
-        self.temperature.fill_(self.heat)
+        heat = temperature(self.config.temperature, progress)
+        if heat != self.heat or not self.heat_is_known:
+            self.temperature.fill_(heat)
+        self.heat, self.heat_is_known = heat, True
 
     @property
     def compiled(self) -> bool:

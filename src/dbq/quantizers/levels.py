@@ -58,7 +58,7 @@ def assign(x: Tensor, thresholds: Tensor) -> Tensor:
 def count_below(x: Tensor, thresholds: Tensor) -> Tensor:
     """`assign` for at most 255 thresholds, as uint8 (C, K), by comparison with each of them."""
     index = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
-    height = max(1, BLOCK // x.shape[1])
+    height = max(1, BLOCK // x.shape[1]) if x.device.type == "cpu" else len(x)
     for start in range(0, len(x), height):
         part = slice(start, start + height)
         limits = thresholds if len(thresholds) == 1 else thresholds[part]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dbq import config
 from dbq.errors import DbqError, main_with_errors
-from dbq.training import checkpoints, results, runs
+from dbq.training import checkpoints, results, runs, sweeps
 from dbq.training.loop import OutOfTime
 
 
@@ -55,6 +55,10 @@ def train(arguments) -> None:
     seeds = entry.seeds if arguments.seed is None else [arguments.seed]
     if not set(seeds) <= set(entry.seeds):
         raise DbqError(f"--seed: {arguments.seed} is not a seed of {entry.key}", f"its seeds are {entry.seeds}")
+    if arguments.key in config.sweep_rows(params):
+        for seed in seeds:
+            sweeps.outcome(entry, seed, float_state, setting)
+        return
     finished = [runs.train_quantized(entry, seed, float_state, setting, test=not is_ablation) for seed in seeds]
     if arguments.out and not is_ablation:
         results.write_quantized(finished, entry, arguments.out, arguments.out / "model.pt")

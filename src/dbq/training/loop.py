@@ -19,9 +19,9 @@ from dbq.training import precision
 from dbq.training.checkpoints import Checkpoint
 from dbq.training.evaluation import reestimate_batch_norm, top1
 from dbq.training.oscillation import SAMPLED, Oscillation
+from dbq.training.step import Step
 
 HISTORY = ["seed", "epoch", "learning_rate", "temperature", "train_loss", "train_top1", "val_top1", "soft_hard_gap"]
-CHECK_EVERY = 50  # steps between looks at the loss on a GPU, where each look waits for the device
 
 
 class OutOfTime(Exception):
@@ -127,13 +127,14 @@ class Trainee:
     def __init__(self, network: nn.Module, optimiser, recipe: TrainingConfig, seed: int, teacher: nn.Module | None, log=print):
         self.network, self.optimiser, self.recipe, self.seed, self.teacher = network, optimiser, recipe, seed, teacher
         self.quantizers = [quantizer for _, quantizer, _ in weight_quantizers(network)]
-        self.norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self.oscillation = Oscillation(network)
         self.device = next(network.parameters()).device
         self.autocast = precision.autocast(network, recipe.precision, log)
+        precision.fp32_is_fp32()
         if recipe.compile:
             compile_quantizers(network)
         self.forward = _compiled(network) if recipe.compile is True else network
+        self.step = Step(network, optimiser, self.forward_and_loss, log=log)
 
     def epoch(self, train: Batches, epoch: int, steps: int) -> dict:
         """One pass over the training images; sums stay on the device until the end."""
@@ -142,10 +143,9 @@ class Trainee:
         network.train()
         last = epoch == recipe.epochs - 1
         if epoch >= recipe.epochs - recipe.frozen_bn_epochs:
-            for norm in self.norms:
+            for norm in self.step.norms:
                 norm.eval()
-        loss_sum = torch.zeros((), device=device)
-        correct = torch.zeros((), dtype=torch.long, device=device)
+        self.step.reset_sums()
         rate = 0.0
         for index, (images, labels) in enumerate(train.epoch(epoch_seed(self.seed, epoch))):
             step = epoch * steps + index
@@ -155,26 +155,28 @@ class Trainee:
                 quantizer.advance(step / max(1, recipe.epochs * steps - 1), epoch)
             if last and index % SAMPLED == 0 and 2 * step >= recipe.epochs * steps:
                 self.oscillation.look()
-            with self.autocast:
-                logits = self.forward(images)
-                loss = self.loss(logits, images, labels)
-            if (device.type == "cpu" or index % CHECK_EVERY == 0) and not torch.isfinite(loss):
+            loss = self.step(images, labels)
+            if device.type == "cpu" and not torch.isfinite(
+                loss
+            ):  # on a GPU a look would wait for it: the sum tells at the end of the epoch
                 raise DbqError(
-                    f"epoch {epoch + 1}, step {index + 1}: the loss is {float(loss.detach())}",
+                    f"epoch {epoch + 1}, step {index + 1}: the loss is {float(loss)}",
                     f"lower learning_rate (now {recipe.learning_rate:g}) or lengthen warmup_epochs; the last finished epoch is kept",
                 )
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimiser.step()
-            loss_sum += loss.detach() * len(labels)
-            correct += (logits.detach().argmax(1) == labels).sum()
         count = train.images_per_epoch
+        loss_sum, correct = self.step.loss_sum, self.step.correct
         if not torch.isfinite(loss_sum):
             raise DbqError(f"epoch {epoch + 1}: the loss is not finite", f"lower learning_rate (now {recipe.learning_rate:g})")
         return {
             "seed": self.seed, "epoch": epoch + 1, "learning_rate": rate, "temperature": self.temperature(),
             "train_loss": float(loss_sum) / count, "train_top1": 100.0 * float(correct) / count,
         }  # fmt: skip
+
+    def forward_and_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean loss, logits) in the recipe's precision."""
+        with self.autocast:
+            logits = self.forward(images)
+            return self.loss(logits, images, labels), logits
 
     def loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy, mixed with the distance from the teacher's distribution if the recipe distils (Hinton et al., 2015)."""

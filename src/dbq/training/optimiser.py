@@ -2,7 +2,8 @@
 
 import math
 
-from torch import nn, optim
+import torch
+from torch import Tensor, nn, optim
 
 from dbq.activations import ActivationQuantizer
 from dbq.config import TrainingConfig
@@ -34,7 +35,13 @@ def build(network: nn.Module, recipe: TrainingConfig) -> optim.SGD:
     ]
     nesterov = recipe.nesterov and recipe.momentum > 0
     groups = [group for group in groups if group["params"]]
-    return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, foreach=True)
+    settings = {"lr": recipe.learning_rate, "momentum": recipe.momentum, "nesterov": nesterov}
+    device = next(network.parameters()).device
+    if device.type != "cuda":
+        return optim.SGD(groups, **settings, foreach=True)
+    for group in groups:  # a CUDA graph reads the rate from the device at each replay
+        group["lr"] = torch.tensor(recipe.learning_rate, device=device)
+    return optim.SGD(groups, **settings, fused=True)
 
 
 def learning_rate(recipe: TrainingConfig, step: int, steps_per_epoch: int) -> float:
@@ -51,4 +58,7 @@ def learning_rate(recipe: TrainingConfig, step: int, steps_per_epoch: int) -> fl
 
 def set_learning_rate(optimiser: optim.SGD, rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["factor"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate * group["factor"])
+        else:
+            group["lr"] = rate * group["factor"]

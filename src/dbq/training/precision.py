@@ -25,3 +25,9 @@ def autocast(network: nn.Module, precision: str, log=print) -> torch.autocast:
 def _in_fp32(module: nn.Conv2d, x: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         return type(module).forward(module, x.float())
+
+
+def fp32_is_fp32() -> None:
+    """On a GPU convolutions of float32 would have the 10 bits of TF32 otherwise: fewer than an engine that rounds to 8 bits can ignore."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

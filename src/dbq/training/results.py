@@ -23,7 +23,7 @@ def label(stand_in: bool, device: str, recipe: TrainingConfig, epochs: int) -> s
         return "SMOKE: stand-in images, not evidence"
     if epochs == 0:
         return "MEASURED: external weights, evaluated here"
-    return "MEASURED" if "cpu" not in device else f"MEASURED: CPU-size schedule ({epochs} epochs, {recipe.precision})"
+    return f"MEASURED: {'CPU-size schedule' if 'cpu' in device else 'on a GPU'} ({epochs} epochs, {recipe.precision})"
 
 
 def zero_rates(network) -> tuple[float, list[float]]:
@@ -41,26 +41,32 @@ def zero_rates(network) -> tuple[float, list[float]]:
     return zeros / count, [float(rate) for rate in totals[0] / totals[1]]
 
 
-def metrics(entry: Pretrain | Experiment, runs: list[Run]) -> dict:
-    """What tables read; the same schema for float and quantized networks."""
+def summary(run: Run) -> dict:
+    """What is said of one seed."""
+    zero_rate, per_branch = zero_rates(run.network)
+    return {
+        "seed": run.seed, "epochs": len(run.fit.history), "top1": run.top1, "val_top1": run.fit.val_top1,
+        "zero_rate": zero_rate, "zero_rate_per_branch": per_branch,
+        "device": run.provenance["device"], "data_source": run.provenance["data_source"],
+    }  # fmt: skip
+
+
+def metrics(entry: Pretrain | Experiment, summaries: list[dict]) -> dict:
+    """What tables read, from the summaries of all seeds; the same schema for float and quantized networks."""
     quantized = isinstance(entry, Experiment)
-    epochs = len(runs[0].fit.history)
-    rates = [zero_rates(run.network) for run in runs]
-    device, source = runs[0].provenance["device"], runs[0].provenance["data_source"]
+    first = summaries[0]
     result = {
         "status": "run", "key": entry.key, "settings": settings_of(entry),
         "profile": entry.profile, "network": entry.network, "dataset": entry.dataset,
         "method": entry.method if quantized else "float", "branches": entry.quantizer.branches if quantized else 0,
         "weight_bits": entry.quantizer.weight_bits if quantized else 32, "activation_bits": entry.activation_bits if quantized else 32,
-        "epochs": epochs, "seeds": [run.seed for run in runs], "top1": [run.top1 for run in runs],
-        "val_top1": [run.fit.val_top1 for run in runs], "zero_rate": [rate for rate, _ in rates],
-        "device": device, "data_source": source, "label": label(entry.dataset_config.stand_in, device, entry.training, epochs),
+        "epochs": first["epochs"], "seeds": [one["seed"] for one in summaries],
+        **{name: [one[name] for one in summaries] for name in ("top1", "val_top1", "zero_rate")},
+        "device": first["device"], "data_source": first["data_source"],
+        "label": label(entry.dataset_config.stand_in, first["device"], entry.training, first["epochs"]),
     }  # fmt: skip
     if quantized:
-        result |= {
-            "float_key": entry.pretrain_key,
-            "zero_rate_per_branch": [per_branch for _, per_branch in rates],
-        }
+        result |= {"float_key": entry.pretrain_key, "zero_rate_per_branch": [one["zero_rate_per_branch"] for one in summaries]}
     else:
         result["weights_source"] = entry.weights.source if entry.weights else "trained here"
     return result
@@ -68,7 +74,7 @@ def metrics(entry: Pretrain | Experiment, runs: list[Run]) -> dict:
 
 def write_float(run: Run, entry: Pretrain, folder, model) -> dict:
     """Write metrics.json, history.csv and the model file; return the metrics."""
-    values = metrics(entry, [run])
+    values = metrics(entry, [summary(run)])
     checkpoints.save(model, {"key": entry.key, "network": entry.network, "image_size": run.image_size, "state": run.network.state_dict()})
     write_json(Path(folder) / "metrics.json", values)
     write_csv(Path(folder) / "history.csv", run.fit.history, HISTORY)
@@ -78,7 +84,7 @@ def write_float(run: Run, entry: Pretrain, folder, model) -> dict:
 def write_quantized(runs: list[Run], entry: Experiment, folder, model) -> dict:
     """Write metrics.json, history.csv, policy.csv, weights.json, annealing.json and the model file of all seeds."""
     folder = Path(folder)
-    values = metrics(entry, runs)
+    values = metrics(entry, [summary(run) for run in runs])
     states = {str(run.seed): run.network.state_dict() for run in runs}
     checkpoints.save(model, {"key": entry.key, "network": entry.network, "image_size": runs[0].image_size, "states": states})
     write_json(folder / "metrics.json", values)

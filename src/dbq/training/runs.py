@@ -71,9 +71,8 @@ def train_quantized(experiment: Experiment, seed: int, float_state: dict[str, Te
     torch.manual_seed(seed)
     network = networks.build(experiment.network, experiment.dataset_config.classes, experiment.dataset_config.form)
     load_state(network, float_state, f"float weights of {experiment.pretrain_key}")
-    images = calibration_images(data, experiment.activations.calibration_images, setting.device)
-    network.to(setting.device)
-    policy = policies.quantize(network, experiment, images)
+    # on the CPU: every device starts from the same scales, and the fits are many small operations, which a GPU is slow at
+    policy = policies.quantize(network, experiment, calibration_images(data, experiment.activations.calibration_images))
     identity = quantized_identity(experiment, seed, float_state, data.manifest)
     run = _train(experiment, network, experiment.training, seed, identity, data, setting, _teacher(experiment, float_state, setting), test)
     run.policy = policy
@@ -129,11 +128,11 @@ def batches(split, manifest: dict, batch_size: int, device: str, augment: dict |
     return Batches(split, batch_size, manifest["mean"], manifest["std"], augment=augment, device=device)
 
 
-def calibration_images(data, count: int, device: str) -> Tensor:
+def calibration_images(data, count: int) -> Tensor:
     """`count` training images, normalised, drawn without replacement by a fixed seed."""
     split = data.splits["train"]
     picks = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))[:count]
-    images, _ = next(iter(batches(type(split)(split.images[picks], split.labels[picks]), data.manifest, count, device).in_order()))
+    images, _ = next(iter(batches(type(split)(split.images[picks], split.labels[picks]), data.manifest, count, "cpu").in_order()))
     return images
 
 
