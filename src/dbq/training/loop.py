@@ -91,6 +91,9 @@ def fit(
             log(f"{checkpoint.path}: finished after {first} epochs on {state['provenance']['device']}; adopted")
             return Fit(history, state["val_top1"], checkpoint, state["oscillating"])
         optimiser.load_state_dict(state["optimiser"])
+        before, now = state["provenance"]["device"], provenance["device"]
+        if not f"; {before}".endswith(f"; {now}"):  # a training that was begun on a GPU may end on a CPU
+            provenance = provenance | {"device": f"{before}; {now}"}
         log(f"{checkpoint.path}: going on after epoch {first}")
     steps, seconds = len(train), []
     with determinism(recipe.deterministic):

@@ -23,7 +23,8 @@ def label(stand_in: bool, device: str, recipe: TrainingConfig, epochs: int) -> s
         return "SMOKE: stand-in images, not evidence"
     if epochs == 0:
         return "MEASURED: external weights, evaluated here"
-    return f"MEASURED: {'CPU-size schedule' if 'cpu' in device else 'on a GPU'} ({epochs} epochs, {recipe.precision})"
+    on_cpus = all(part.strip().startswith("cpu") for part in device.split(";"))
+    return f"MEASURED: {'CPU-size schedule' if on_cpus else 'short schedule'} ({epochs} epochs, {recipe.precision})"
 
 
 def zero_rates(network) -> tuple[float, list[float]]:
@@ -55,6 +56,7 @@ def metrics(entry: Pretrain | Experiment, summaries: list[dict]) -> dict:
     """What tables read, from the summaries of all seeds; the same schema for float and quantized networks."""
     quantized = isinstance(entry, Experiment)
     first = summaries[0]
+    device = "; ".join(dict.fromkeys(one["device"] for one in summaries))
     result = {
         "status": "run", "key": entry.key, "settings": settings_of(entry),
         "profile": entry.profile, "network": entry.network, "dataset": entry.dataset,
@@ -62,8 +64,8 @@ def metrics(entry: Pretrain | Experiment, summaries: list[dict]) -> dict:
         "weight_bits": entry.quantizer.weight_bits if quantized else 32, "activation_bits": entry.activation_bits if quantized else 32,
         "epochs": first["epochs"], "seeds": [one["seed"] for one in summaries],
         **{name: [one[name] for one in summaries] for name in ("top1", "val_top1", "zero_rate")},
-        "device": first["device"], "data_source": first["data_source"],
-        "label": label(entry.dataset_config.stand_in, first["device"], entry.training, first["epochs"]),
+        "device": device, "data_source": first["data_source"],
+        "label": label(entry.dataset_config.stand_in, device, entry.training, first["epochs"]),
     }  # fmt: skip
     if quantized:
         result |= {"float_key": entry.pretrain_key, "zero_rate_per_branch": [one["zero_rate_per_branch"] for one in summaries]}
