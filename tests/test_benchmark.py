@@ -4,6 +4,7 @@ import dataclasses
 import json
 import mmap
 import statistics
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -218,7 +219,7 @@ def test_what_is_written_is_what_the_report_reads(rows, tmp_path):
     write(rows, tmp_path / "overhead")
     summary = json.loads((tmp_path / "overhead" / "metrics.json").read_text())
     assert summary["status"] == "run" and (summary["rows"], summary["measured"], summary["device"]) == (7, 6, "cpu")
-    frame = overhead_figures.table(tmp_path)
+    frame = overhead_figures.read(tmp_path / "overhead")
     assert list(frame.method) == [row["method"] for row in rows]
     assert frame.step_ratio_median.isna().sum() == 1
     png = overhead_figures.overhead_bars(frame, smoke=True).bytes("png")
@@ -227,7 +228,7 @@ def test_what_is_written_is_what_the_report_reads(rows, tmp_path):
 
 def test_a_damaged_table_is_an_error(rows, tmp_path):
     with pytest.raises(DbqError, match="run `dvc repro overhead`"):
-        overhead_figures.table(tmp_path)
+        overhead_figures.read(tmp_path / "overhead")
     for change, message in (
         ({"step_ratio_q1": 9.0}, "no quartiles in ascending order"),
         ({"step_ratio_median": None}, "no quartiles in ascending order"),
@@ -236,10 +237,21 @@ def test_a_damaged_table_is_an_error(rows, tmp_path):
     ):
         write([{**rows[0], **change}], tmp_path / "overhead")
         with pytest.raises(DbqError, match=message):
-            overhead_figures.table(tmp_path)
+            overhead_figures.read(tmp_path / "overhead")
     pd.DataFrame({"network": ["resnet20"]}).to_csv(tmp_path / "overhead" / "overhead.csv")
     with pytest.raises(DbqError, match="no column method"):
-        overhead_figures.table(tmp_path)
+        overhead_figures.read(tmp_path / "overhead")
+
+
+def test_the_table_has_the_rows_of_a_gpu_last_and_they_are_whole(rows, tmp_path):
+    write(rows, tmp_path / "overhead")
+    recorded = Path("data/reference/overhead-gpu.csv")
+    (tmp_path / "overhead" / overhead_figures.GPU).write_bytes(recorded.read_bytes())
+    frame = overhead_figures.table(tmp_path)
+    assert frame.device.tolist() == ["cpu"] * len(rows) + ["NVIDIA H200"] * (len(frame) - len(rows))
+    on_gpu = frame[frame.device != "cpu"]
+    assert set(on_gpu.method) <= set(subjects.SUBJECTS)
+    assert on_gpu.groupby("network").step_ratio_median.count().to_dict() == {"mobilenet_v1": 0, "resnet20": 23}
 
 
 def test_a_stage_that_was_not_run_gives_an_empty_table_and_a_figure_that_says_so(tmp_path):

@@ -100,7 +100,16 @@ class Standing:
         """state (waiting, begun, finished), epochs, and what the checkpoint says of results and provenance."""
         row = {"kind": task.kind, "key": task.key, "seed": task.seed, "state": "waiting", "epochs": 0}
         path = self.path(task)
-        if path is None or not path.exists():
+        if path is None:
+            return row
+        if task.kind == "sweeps" and (outcome := path.with_suffix(".json")).exists():  # it stands for the model too
+            told = read_json(outcome)
+            return (
+                row
+                | {"state": "finished", "provenance": told["provenance"]}
+                | {n: told["summary"][n] for n in ("epochs", "val_top1", "top1")}
+            )
+        if not path.exists():
             return row
         state = checkpoints.load(path)
         row |= {"state": "finished" if state["finished"] else "begun", "epochs": state["epoch"], "val_top1": state["val_top1"]}
@@ -154,10 +163,12 @@ class Campaign:
         return self.write(tasks, states)
 
     def _done(self, task: Task) -> bool:
-        """Trained, and (an ablation apart) tested: the test images aren't looked at again. Of a row of a sweep the outcome is there too."""
+        """Trained, and (an ablation apart) tested: the test images aren't looked at again."""
         row = self.standing.of(task)
-        told = task.kind != "sweeps" or row["state"] != "finished" or self.standing.path(task).with_suffix(".json").exists()
-        return row["state"] == "finished" and told and (task.kind == "ablations" or row.get("top1") is not None)
+        if task.kind == "sweeps":
+            path = self.standing.path(task)
+            return path is not None and path.with_suffix(".json").exists()
+        return row["state"] == "finished" and (task.kind == "ablations" or row.get("top1") is not None)
 
     def _ready(self, task: Task, tasks: list[Task], states: dict) -> bool:
         needed = [other for other in tasks if other.kind == "pretrain" and other.key == task.needs]

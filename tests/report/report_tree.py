@@ -117,6 +117,8 @@ def overhead(metrics):
         ["resnet20", "brevitas", 0, 4, 8, 128, "", "", "", "", "", "cpu", 2, "2.13.0", "not run: not installed"],
     ]
     write_csv(metrics / "overhead" / "overhead.csv", [dict(zip(OVERHEAD, row, strict=True)) for row in rows], OVERHEAD)
+    gpu = [dict(zip(OVERHEAD, row, strict=True)) | {"device": "NVIDIA H200"} for row in rows]
+    write_csv(metrics / "overhead" / "gpu.csv", gpu, OVERHEAD)
     write_json(metrics / "overhead" / "metrics.json", {"status": "run", "rows": 3, "device": "cpu"})
 
 

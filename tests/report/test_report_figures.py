@@ -36,7 +36,7 @@ def words(figure):
 def test_every_figure_is_there_in_both_forms_and_none_without_runs(folder):
     written = {path.name for path in (folder / "figures").iterdir()}
     run = [key for key in report_tree.params()["experiments"] if key != "mobilenet_v1-vww-dbq-3t"]
-    names = ["ablations", "overhead", "accuracy", "pareto_c_c", "pareto_c_s", "pareto_c_r", "pareto_c_m"]
+    names = ["ablations", "overhead", "overhead-gpu", "accuracy", "pareto_c_c", "pareto_c_s", "pareto_c_r", "pareto_c_m"]
     names += [f"training_curves-{key}" for key in [*report_tree.params()["pretrain"], *run]] + [f"cost_per_layer-{key}" for key in run]
     names += [f"{kind}-{key}" for kind in ("transfer_curve", "weight_histogram") for key in run if "dbq" in key]
     assert written == {f"{name}.{ending}" for name in names for ending in ("svg", "png")}

@@ -42,7 +42,9 @@ def write_figures(params: dict, metrics_folder, tables_folder, out_folder) -> No
     for metric in results.COSTS:
         save(pareto(points, metric, titles, smoke), out / f"pareto_{metric}")
     save(ablation_plot(ablation_report.table(metrics_folder), smoke), out / "ablations")
-    save(overhead_bars(overhead_figures.table(metrics_folder), smoke), out / "overhead")
+    overhead = Path(metrics_folder) / "overhead"
+    save(overhead_bars(overhead_figures.read(overhead), smoke), out / "overhead")
+    save(overhead_bars(overhead_figures.read(overhead, overhead_figures.GPU)), out / "overhead-gpu")
     wanted = [(stage, key) for stage in ("pretrain", "quantize", "engine") for key in results.declared(params, stage)]
     wanted = [(stage, key) for stage, key in wanted if results.was_run(metrics_folder, stage, key)]
     # each key's figures depend on its own results alone: a process a core draws them

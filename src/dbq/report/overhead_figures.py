@@ -18,15 +18,16 @@ RATIOS = ["step_ratio_q1", "step_ratio_median", "step_ratio_q3"]
 WHOLE = ["branches", "weight_bits", "activation_bits", "batch_size", "steps", "threads"]
 TARGET = 1.05
 TITLE = "Training overhead: time of a step as a ratio to float"
+GPU = "gpu.csv"  # measured on another machine, where dvc.yaml says so, and kept by the stage beside its own
 
 
 def table(metrics_folder) -> pd.DataFrame:
-    """What the stage `overhead` left in METRICS/overhead."""
-    return read(Path(metrics_folder) / "overhead")
+    """What the stage `overhead` left in METRICS/overhead, the rows of a GPU last."""
+    return pd.concat([read(Path(metrics_folder) / "overhead", name) for name in ("overhead.csv", GPU)], ignore_index=True)
 
 
-def read(folder) -> pd.DataFrame:
-    """FOLDER/overhead.csv with ratios as numbers; a row that was not measured has NaN and a status that says why. No rows where not run.
+def read(folder, name: str = "overhead.csv") -> pd.DataFrame:
+    """FOLDER/NAME with ratios as numbers; a row that was not measured has NaN and a status that says why. No rows where not run.
 
     Raises DbqError, naming the file, for a missing or torn file, a measured row without its ratio, and quartiles out of order.
     """
@@ -36,7 +37,7 @@ def read(folder) -> pd.DataFrame:
     value = read_json(path)
     if isinstance(value, dict) and value.get("status") == NOT_RUN:
         return pd.DataFrame(columns=COLUMNS)
-    path = Path(folder) / "overhead.csv"
+    path = Path(folder) / name
     try:
         frame = pd.read_csv(path)
     except FileNotFoundError:
@@ -82,7 +83,7 @@ def overhead_bars(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
     run = rows[rows.step_ratio_median.notna()]
     if run.empty:
         return message("No overhead was measured in this profile.", TITLE, smoke)
-    networks = list(dict.fromkeys(rows.network))
+    networks = list(dict.fromkeys(run.network))
     methods = {network: list(dict.fromkeys(rows[rows.network == network].method)) for network in networks}
     most = max(map(len, methods.values()))
     first = run.iloc[0]

@@ -6,6 +6,7 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs says what a gra
 the device.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,12 @@ from dbq.activations import ActivationQuantizer
 from dbq.policies import weight_quantizers
 
 EAGER_STEPS = 3  # libraries choose their kernels and make their workspaces before a graph is captured
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    # one for all: cuBLAS keeps 32 MiB of workspace for each stream that it has seen, which would count as memory of the step
+    return torch.cuda.Stream(device)
 
 
 class Step:
@@ -75,7 +82,7 @@ class Step:
 
     def _on_side_stream(self, images: Tensor, labels: Tensor) -> Tensor:
         """As the steps before a capture have to be."""
-        current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        current, side = torch.cuda.current_stream(self.device), _side_stream(self.device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
             loss = self._eager(images, labels)
