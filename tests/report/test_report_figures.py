@@ -45,6 +45,8 @@ def test_every_figure_is_there_in_both_forms_and_none_without_runs(folder):
 def test_smoke_figures_say_so_in_every_file(folder):
     for path in (folder / "figures").glob("*.svg"):
         text = path.read_text()
+        if path.stem == "overhead-gpu":  # recorded, the same in every profile
+            continue
         assert ">SMOKE<" in text and SMOKE_NOTE in text, path.name
     assert "cifar10 (stand-in: digits)" in (folder / "figures/accuracy.svg").read_text()
 
