@@ -7,6 +7,7 @@ Order: float networks, then seed 0 of every experiment and every row of a sweep,
 network that they alone start from: one seed of every row is worth more than three of one. OUT has the layout of checkpoints/: give
 --out checkpoints, or copy OUT's folders there, and the pipeline's stages adopt what is finished instead of training it.
 OUT/campaign.json says of each training where it stands, on what it ran and what it reached.
+A GPU runs trainings side by side only under NVIDIA's MPS: `nvidia-cuda-mps-control -d` before, `echo quit | nvidia-cuda-mps-control` after.
 On a machine without PyYAML give params as JSON (`python -c "import json, yaml; print(json.dumps(yaml.safe_load(open('params.yaml'))))"`).
 """
 
@@ -104,11 +105,8 @@ class Standing:
             return row
         if task.kind == "sweeps" and (outcome := path.with_suffix(".json")).exists():  # it stands for the model too
             told = read_json(outcome)
-            return (
-                row
-                | {"state": "finished", "provenance": told["provenance"]}
-                | {n: told["summary"][n] for n in ("epochs", "val_top1", "top1")}
-            )
+            results = {name: told["summary"][name] for name in ("epochs", "val_top1", "top1")}
+            return row | {"state": "finished", "provenance": told["provenance"]} | results
         if not path.exists():
             return row
         state = checkpoints.load(path)

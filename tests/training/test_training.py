@@ -76,12 +76,15 @@ def test_a_run_killed_after_an_epoch_ends_with_the_same_weights(params, data, fl
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
+    (path,) = (tmp_path / "killed" / "smoke" / KEY).glob("*.pt")
+    begun = checkpoints.load(path)
+    checkpoints.save(path, begun | {"provenance": begun["provenance"] | {"device": "another device"}})
     resumed = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on after epoch 1" in resumed.stdout
-    (path,) = (tmp_path / "killed" / "smoke" / KEY).glob("*.pt")
     state = checkpoints.load(path)
     assert state["finished"]
+    assert state["provenance"]["device"] == f"another device; {begun['provenance']['device']}"
     assert tensors_digest(state["state"]) == tensors_digest(whole.network.state_dict())
     assert state["top1"] == whole.top1
 
@@ -263,6 +266,7 @@ def test_a_bf16_run_learns_says_so_in_its_label_and_warns_without_hardware(param
     assert run.top1 > 30  # of ten classes
     assert all(value.dtype != torch.bfloat16 for value in run.network.state_dict().values())
     assert results.label(False, "cpu (1 thread)", experiment.training, 1) == "MEASURED: CPU-size schedule (1 epochs, bf16)"
+    assert results.label(False, "NVIDIA H200; cpu (1 thread)", experiment.training, 1) == "MEASURED: short schedule (1 epochs, bf16)"
 
 
 def test_determinism_fills_no_new_memory_and_puts_the_settings_back():

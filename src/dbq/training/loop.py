@@ -129,7 +129,6 @@ class Trainee:
 
     def __init__(self, network: nn.Module, optimiser, recipe: TrainingConfig, seed: int, teacher: nn.Module | None, log=print):
         self.network, self.optimiser, self.recipe, self.seed, self.teacher = network, optimiser, recipe, seed, teacher
-        self.quantizers = [quantizer for _, quantizer, _ in weight_quantizers(network)]
         self.oscillation = Oscillation(network)
         self.device = next(network.parameters()).device
         self.autocast = precision.autocast(network, recipe.precision, log)
@@ -154,14 +153,13 @@ class Trainee:
             step = epoch * steps + index
             rate = optimisers.learning_rate(recipe, step, steps)
             optimisers.set_learning_rate(self.optimiser, rate)
-            for quantizer in self.quantizers:
+            for quantizer in self.step.quantizers:
                 quantizer.advance(step / max(1, recipe.epochs * steps - 1), epoch)
             if last and index % SAMPLED == 0 and 2 * step >= recipe.epochs * steps:
                 self.oscillation.look()
             loss = self.step(images, labels)
-            if device.type == "cpu" and not torch.isfinite(
-                loss
-            ):  # on a GPU a look would wait for it: the sum tells at the end of the epoch
+            # on a GPU a look would wait for the device: there the sum tells at the end of the epoch
+            if device.type == "cpu" and not torch.isfinite(loss):
                 raise DbqError(
                     f"epoch {epoch + 1}, step {index + 1}: the loss is {float(loss)}",
                     f"lower learning_rate (now {recipe.learning_rate:g}) or lengthen warmup_epochs; the last finished epoch is kept",
@@ -195,7 +193,7 @@ class Trainee:
 
     def temperature(self) -> float | None:
         """Of the first layer that has one, at the last step."""
-        return next((float(quantizer.temperature) for quantizer in self.quantizers if hasattr(quantizer, "temperature")), None)
+        return next((float(quantizer.temperature) for quantizer in self.step.quantizers if hasattr(quantizer, "temperature")), None)
 
 
 def _compiled(network: nn.Module):
