@@ -56,7 +56,7 @@ def metrics(entry: Pretrain | Experiment, summaries: list[dict]) -> dict:
     """What tables read, from the summaries of all seeds; the same schema for float and quantized networks."""
     quantized = isinstance(entry, Experiment)
     first = summaries[0]
-    device = "; ".join(dict.fromkeys(one["device"] for one in summaries))
+    device = "; ".join(dict.fromkeys(name for one in summaries for name in one["device"].split("; ")))
     result = {
         "status": "run", "key": entry.key, "settings": settings_of(entry),
         "profile": entry.profile, "network": entry.network, "dataset": entry.dataset,
