@@ -10,7 +10,8 @@ from torch.nn.utils import parametrize
 
 from dbq.quantizers import together
 from dbq.quantizers.dbq import BranchQuantizer
-from dbq.quantizers.settings import DbqConfig, TemperatureConfig
+from dbq.quantizers.settings import DbqConfig, TemperatureConfig, UniformConfig
+from dbq.quantizers.uniform import UniformQuantizer
 
 
 def network(branches, forward, widths=(8, 16, 8)):
@@ -40,6 +41,28 @@ def test_outputs_and_gradients_equal_those_of_single_layers(branches, forward, w
         assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-5 * float(one.grad.abs().max()))
 
 
+def test_uniform_layers_of_any_widths_equal_single_layers_and_stand_beside_branches():
+    """Bit for bit, in forward and backward pass: lists of tensors are the same operations."""
+    alone = network(1, "hard")
+    for index, bits in ((1, 8), (2, 3)):
+        parametrize.remove_parametrizations(alone[index], "weight", leave_parametrized=False)
+        parametrize.register_parametrization(alone[index], "weight", UniformQuantizer(alone[index].weight, UniformConfig(bits)))
+    attached = copy.deepcopy(alone)
+    together.attach(attached)
+    images = torch.randn(2, 3, 9, 9)
+    outputs = []
+    for model in (alone, attached):
+        outputs.append(model(images))
+        outputs[-1].square().sum().backward()
+    assert [type(group) for group in attached.quantized_together] == [together.Uniform]  # one layer of branches stays on its own
+    assert torch.equal(*outputs)
+    for one, other in zip(alone.parameters(), attached.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+        assert one.grad.is_contiguous(memory_format=torch.channels_last) == other.grad.is_contiguous(memory_format=torch.channels_last)
+    attached.eval()
+    assert torch.equal(alone.eval()(images), attached(images))
+
+
 def test_nothing_stays_ready_after_the_forward_pass_even_if_it_fails():
     model = network(2, "hard")
     together.attach(model)
@@ -65,7 +88,7 @@ def test_a_copy_of_a_network_quantizes_its_own_weights():
             layer.parametrizations.weight.original.mul_(-1)
     assert not torch.allclose(twin(images), before)
     assert torch.equal(model(images), before)
-    assert twin.quantized_together.quantizers[0] is twin[0].parametrizations.weight[0]
+    assert twin.quantized_together[0].quantizers[0] is twin[0].parametrizations.weight[0]
 
 
 def test_a_compiled_network_computes_the_same_step():
@@ -77,7 +100,7 @@ def test_a_compiled_network_computes_the_same_step():
         step = torch.compile(model, backend="eager") if compiled else model
         step.train()
         step(torch.ones(2, 3, 9, 9)).square().sum().backward()
-        assert all(quantizer.ready is None for quantizer in model.quantized_together.quantizers)
+        assert all(quantizer.ready is None for quantizer in model.quantized_together[0].quantizers)
         results.append([parameter.grad for parameter in model.parameters()])
     for plain, other in zip(*results, strict=True):
         torch.testing.assert_close(plain, other)
@@ -97,7 +120,7 @@ def test_weights_lie_in_one_block_and_may_leave_it():
     together.attach(attached)
     images = torch.randn(2, 3, 9, 9)
     attached(images)
-    rows = attached.quantized_together.rows
+    rows = attached.quantized_together[0].rows
     weights = [layer.parametrizations.weight.original for layer in attached]
     assert rows.join(weights).data_ptr() == weights[0].data_ptr()
     assert all(torch.equal(one, layer.parametrizations.weight.original) for one, layer in zip(weights, alone, strict=True))

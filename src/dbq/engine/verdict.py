@@ -19,7 +19,7 @@ from dbq.files import write_json
 from dbq.training import runs
 
 SPEED_IMAGES = 256
-WIDTHS = (4, 8, 12, 16, 24)
+WIDTHS = (4, 8, 12, 16, 24)  # and the one that params.yaml sets
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def judge(experiment: Experiment, network: nn.Module, data, config: EngineConfig
     agreement = integer.replay(network, test, settings, checked=config.checked_images, compiled=compiled)
     part = Split(splits["val"].images[: config.width_images], splits["val"].labels[: config.width_images])
     validation = runs.batches(part, manifest, config.batch_size, "cpu")
-    smallest, table = integer.smallest_width(network, validation, _bound(config, len(part.labels)), WIDTHS, settings)
+    widths = {*WIDTHS, config.fixed_point_bits}
+    smallest, table = integer.smallest_width(network, validation, _bound(config, len(part.labels)), widths, settings)
     bound = _bound(config, agreement.images)
     return Verdict(agreement, table, smallest, len(part.labels), bound, _speed_ratio(experiment, compiled.program, test))
 

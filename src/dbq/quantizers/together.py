@@ -1,8 +1,9 @@
-"""All layers of ternary branches of a network, quantized in one call before each training step's forward pass.
+"""Layers of a network that are quantized in one call before each training step's forward pass: those of branches, and uniform ones.
 
-A layer's quantization is some thirty small operations, and a network has dozens of layers: one by one their fixed cost was most of
+A layer of branches takes some thirty small operations, and a network has dozens of layers: one by one their fixed cost was most of
 what DBQ added to a step of ResNet-20. Here the weights of all layers are cut into rows of equal length (the last row of a layer is
-padded with zeros, whose gradient is dropped) and each row uses the scales of its layer.
+padded with zeros, whose gradient is dropped) and each row uses the scales of its layer. Uniform layers, of which a MobileNet has a
+small one beside every large one, go through each operation as a list.
 """
 
 import math
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from dbq.quantizers.base import WeightQuantizer
 from dbq.quantizers.branch_function import BranchQuantize
 from dbq.quantizers.dbq import BranchQuantizer, from_memory_order, memory_order
+from dbq.quantizers.uniform import RoundToGrid, UniformQuantizer
 
 SHORTEST, PADDED = 512, 1024  # weights in a row: at least so many if the sizes have such a divisor, else so many with padding
 
@@ -54,16 +57,17 @@ class Rows:
         return [from_memory_order(part[: weight.numel()], weight) for part, weight in zip(parts, self.weights, strict=True)]
 
 
-class Together:
-    """Quantizes the per-layer BranchQuantizers of a network at once; their forward passes then return what is ready.
-
-    `attach` makes it part of the network's forward pass in training mode. Layers with scales per channel stay on their own.
-    """
+class Branches:
+    """The BranchQuantizers with scales per layer; those with scales per channel stay on their own."""
 
     def __init__(self, quantizers: list[BranchQuantizer], weights: list[Tensor]):
         self.quantizers, self.weights = quantizers, weights
         self.rows = Rows(weights)
         self.gradient_scale = torch.tensor([[quantizer.gradient_scale] for quantizer in quantizers], device=weights[0].device)
+
+    @staticmethod
+    def has(quantizer: WeightQuantizer) -> bool:
+        return isinstance(quantizer, BranchQuantizer) and quantizer.config.scales == "layer"
 
     def quantize(self) -> tuple[Tensor, ...]:
         """The quantized weights of each layer, in its shape and memory format."""
@@ -79,33 +83,58 @@ class Together:
         )  # fmt: skip
 
 
-def attach(network: nn.Module, wrap: Callable = lambda hook: hook) -> None:
-    """Quantize the network's per-layer DBQ weights together at each of its forward passes in training mode.
+class Uniform:
+    """The UniformQuantizers."""
 
-    wrap: around both hooks, in place of those attached before: torch.compiler.disable keeps them out of a compiled network.
+    def __init__(self, quantizers: list[UniformQuantizer], weights: list[Tensor]):
+        self.quantizers, self.weights = quantizers, weights
+        self.largest = [quantizer.largest for quantizer in quantizers]
+
+    @staticmethod
+    def has(quantizer: WeightQuantizer) -> bool:
+        return isinstance(quantizer, UniformQuantizer)
+
+    def quantize(self) -> tuple[Tensor, ...]:
+        return RoundToGrid.apply(self.largest, *self.weights)
+
+
+GROUPS = (Branches, Uniform)
+
+
+def attach(network: nn.Module, wrap: Callable = lambda hook: hook) -> None:
+    """Quantize the layers of each of GROUPS together at each forward pass of the network in training mode.
+
+    The forward passes of their quantizers then return what is ready. wrap: around both hooks, in place of those attached before:
+    torch.compiler.disable keeps them out of a compiled network.
     """
     for handle in network.__dict__.pop("quantizes_together", ()):
         handle.remove()
-    if len(_layers(network)) > 1:
+    if any(len(layers) > 1 for layers in _layers(network).values()):
         handles = network.register_forward_pre_hook(wrap(_before)), network.register_forward_hook(wrap(_after), always_call=True)
         network.__dict__["quantizes_together"] = handles
 
 
-def _layers(network: nn.Module) -> list:
+def _layers(network: nn.Module) -> dict:
+    """The parametrizations of the layers of each group."""
     found = [module.parametrizations.weight for module in network.modules() if parametrize.is_parametrized(module, "weight")]
-    return [layer for layer in found if isinstance(layer[0], BranchQuantizer) and layer[0].config.scales == "layer"]
+    return {group: [layer for layer in found if group.has(layer[0])] for group in GROUPS}
 
 
 def _before(network: nn.Module, inputs) -> None:
     if not network.training:
         return
     if not hasattr(network, "quantized_together"):  # now: the network may move to another device or memory format until its first pass
-        layers = _layers(network)
-        network.quantized_together = Together([layer[0] for layer in layers], [layer.original for layer in layers])
-    for quantizer, value in zip(network.quantized_together.quantizers, network.quantized_together.quantize(), strict=True):
-        quantizer.ready = value
+        network.quantized_together = [
+            group([layer[0] for layer in layers], [layer.original for layer in layers])
+            for group, layers in _layers(network).items()
+            if len(layers) > 1
+        ]
+    for group in network.quantized_together:
+        for quantizer, value in zip(group.quantizers, group.quantize(), strict=True):
+            quantizer.ready = value
 
 
 def _after(network: nn.Module, inputs, outputs) -> None:
-    for quantizer in network.quantized_together.quantizers if hasattr(network, "quantized_together") else ():
-        quantizer.ready = None
+    for group in getattr(network, "quantized_together", ()):
+        for quantizer in group.quantizers:
+            quantizer.ready = None
