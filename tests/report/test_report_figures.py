@@ -1,5 +1,6 @@
 """Figures: what they show, that they are repeatable, and that nothing covers anything else."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import report_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dbq.errors import DbqError
 from dbq.files import write_json
@@ -66,6 +68,30 @@ def test_equal_results_give_equal_bytes(folder):
             for kind in ("png", "svg"):  # the other order: one form must not change the other
                 assert figure.bytes(kind) == (folder / f"figures/{name}-{KEY}.{kind}").read_bytes()
     assert "<dc:date>" not in (folder / "figures/accuracy.svg").read_text()
+
+
+def test_a_png_shows_what_matplotlib_draws_in_few_bytes_and_photographs_keep_their_colours(folder):
+    chart = figures.cost_bars(results.layers(folder / "metrics", KEY), "Cost")
+    photograph = Drawing(2, 2)
+    axes = photograph.add_subplot()
+    axes.set_axis_off()
+    axes.imshow(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), interpolation="nearest")
+    for figure, mode, tolerance in ((chart, "P", 32), (photograph, "RGB", 0)):
+        content = figure.bytes("png")  # settles the layout
+        shown, drawn = (
+            np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) for png in (content, as_matplotlib_saves(figure))
+        )
+        assert Image.open(io.BytesIO(content)).mode == mode
+        assert shown.shape == drawn.shape
+        assert np.abs(shown - drawn).max() <= tolerance
+    assert len(chart.bytes("png")) < 0.6 * len(as_matplotlib_saves(chart))
+
+
+@styled
+def as_matplotlib_saves(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.canvas.print_png(buffer)
+    return buffer.getvalue()
 
 
 def test_drawing_leaves_a_notebooks_settings_alone(folder):

@@ -8,13 +8,16 @@ import io
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 from dbq.files import write_atomically
 
+DRAWN_COLOURS = 4096  # lines and text have hundreds of them, between two colours mostly, a photograph has tens of thousands
 SMOKE_NOTE = "smoke profile: stand-in images, not evidence"
 INK, FAINT = "#333333", "#9a9a9a"
 # Okabe and Ito's palette, which colour-blind readers can tell apart
@@ -94,7 +97,9 @@ class Drawing(Figure):
             if kind == "svg":
                 FigureCanvasSVG(self).print_svg(buffer, metadata={"Date": None, "Creator": None})
             else:
-                FigureCanvasAgg(self).print_png(buffer, metadata={"Software": None})
+                agg = FigureCanvasAgg(self)
+                agg.draw()
+                _few_colours(Image.fromarray(np.asarray(agg.buffer_rgba()))).save(buffer, "png", optimize=True, dpi=(dpi, dpi))
         finally:
             self.dpi = dpi  # an SVG is drawn at 72
             self.set_canvas(canvas)
@@ -102,6 +107,13 @@ class Drawing(Figure):
 
     def _repr_png_(self) -> bytes:
         return self.bytes("png")
+
+
+def _few_colours(image: Image.Image) -> Image.Image:
+    """A drawing with a palette, a third of the bytes, which git keeps for each version of a report; photographs as they are."""
+    image = image.convert("RGB")  # the background is opaque
+    few = image.getcolors(DRAWN_COLOURS) is not None
+    return image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) if few else image
 
 
 def save(figure: Drawing, path_without_suffix) -> None:
