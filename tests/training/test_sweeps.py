@@ -17,11 +17,11 @@ from dbq.training import certificates, runs, sweeps
 @pytest.fixture(scope="module")
 def tree():
     tree = copy.deepcopy(config.read("params.yaml"))
-    tree["schedules"]["sweep"]["smoke"] |= {"epochs": 1, "bn_batches": 1}
+    tree["schedules"]["sweep_gpu"]["smoke"] |= {"epochs": 1, "bn_batches": 1}
     tree["schedules"]["float"]["smoke"] |= {"epochs": 1, "bn_batches": 1, "warmup_epochs": 0}
     tree["sweep_rows"] = {row: tree["sweep_rows"][row] for row in ("uniform-4", "dbq-2t", "dbq-2t-depthwise")}
     tree["sweeps"] = {
-        f"{network}-cifar10": {"network": network, "dataset": "cifar10", "schedule": "sweep", "activations": {}, "seeds": seeds}
+        f"{network}-cifar10": {"network": network, "dataset": "cifar10", "schedule": "sweep_gpu", "activations": {}, "seeds": seeds}
         for network, seeds in (("shufflenet_v2", {"smoke": [0, 1]}), ("mobilenet_v2", {"paper": [0]}))
     }
     return tree
