@@ -133,6 +133,22 @@ def test_rows_hold_what_was_asked_for(rows):
             assert row["method"] == "torchao-uniform-8" and row["step_ratio_median"] is None
 
 
+def test_a_network_is_handed_over_as_soon_as_it_is_measured(declared, tmp_path, monkeypatch):
+    monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: None)  # rows without measurements: quick
+    measured = overhead._rows_of
+
+    def stopped_at_the_second(params, profile, network, *others):
+        if network == "mobilenet_v1":
+            raise KeyboardInterrupt
+        return measured(params, profile, network, *others)
+
+    monkeypatch.setattr(overhead, "_rows_of", stopped_at_the_second)
+    settings = OverheadConfig(["resnet20", "mobilenet_v1"], ["brevitas-lsq-2"], 4, 2, True)
+    with pytest.raises(KeyboardInterrupt):
+        measure_overhead(declared, "smoke", settings, log=lambda line: None, done=lambda rows: write(rows, tmp_path))
+    assert list(overhead_figures.read(tmp_path).network) == ["resnet20"]
+
+
 def test_an_absent_library_is_a_row_that_says_so(declared, monkeypatch):
     monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: None)
     settings = OverheadConfig(["resnet20"], ["brevitas-lsq-2", "torchao-uniform-8"], 4, 2, True)

@@ -43,7 +43,7 @@ def all_overheads(arguments) -> None:
     if arguments.no_memory:
         changes["memory"] = False
     settings = dataclasses.replace(config.overhead(params, profile), **changes)
-    overhead.write(overhead.measure_overhead(params, profile, settings, arguments.device), arguments.out)
+    overhead.measure_overhead(params, profile, settings, arguments.device, done=lambda rows: overhead.write(rows, arguments.out))
 
 
 def at_least_two(text: str) -> int:

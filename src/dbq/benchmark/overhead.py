@@ -20,18 +20,25 @@ RUN = "run"
 ACTIVATION_BITS = (32, 8)  # 32: float activations, so that what is left is the cost of the weight quantizers
 
 
-def measure_overhead(params: dict, profile: str, settings: OverheadConfig | None = None, device: str = "cpu", log=print) -> list[dict]:
+def measure_overhead(
+    params: dict, profile: str, settings: OverheadConfig | None = None, device: str = "cpu", log=print, done=lambda rows: None
+) -> list[dict]:
     """Rows of COLUMNS, one for each network, method and activation width; settings default to params.overhead.PROFILE.
 
     All methods of a network are timed in one interleaved run (dbq.benchmark.timing). `float` stands for float weights under quantized
     activations; `..-by-input` for activations whose gradient goes by their input (activations.gradient). A method that can't be
-    measured has a row whose status says why, and no numbers. Raises DbqError for unknown names and for a GPU that isn't there.
+    measured has a row whose status says why, and no numbers. `done` is given all rows so far after each network: a run takes minutes,
+    and one that is stopped has what it measured. Raises DbqError for unknown names and for a GPU that isn't there.
     """
     settings = settings or config.overhead(params, profile)
     subjects.check_names(settings.networks, settings.methods)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DbqError(f"device: {device} was asked for and torch finds no GPU", "use --device cpu")
-    return [row for network in settings.networks for row in _rows_of(params, profile, network, settings, device, log)]
+    rows = []
+    for network in settings.networks:
+        rows += _rows_of(params, profile, network, settings, device, log)
+        done(rows)
+    return rows
 
 
 def _rows_of(params: dict, profile: str, network: str, settings: OverheadConfig, device: str, log) -> list[dict]:
