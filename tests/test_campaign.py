@@ -32,6 +32,7 @@ def params():
                 "network": "resnet20",
                 "dataset": "cifar10",
                 "schedule": "finetune",
+                "rows": ["twn"],
                 "activations": {},
                 "seeds": {"smoke": [0]},
             }

@@ -93,9 +93,7 @@ def training(params: dict, profile: str, schedule: str, overrides: dict, where: 
 def pretrain(params: dict, profile: str, key: str) -> Pretrain:
     """The float network `key` in this profile."""
     entry = parse(PretrainEntry, lookup(params, "pretrain", key), f"pretrain.{key}")
-    name = f"{entry.network}-{entry.dataset}"
-    if key != name and not key.startswith(f"{name}-"):
-        raise DbqError(f"pretrain.{key}: the key is neither NETWORK-DATASET nor NETWORK-DATASET-NAME", f"call it {name}")
+    _check_key(key, entry, f"pretrain.{key}")
     weights = None
     if profile in entry.weights:
         name = entry.weights[profile]
@@ -123,6 +121,12 @@ def experiment(params: dict, profile: str, key: str) -> Experiment:
         key, profile, entry.network, entry.dataset, data, entry.method, quantizer,
         entry.activation_bits, activations, policy, recipe, seeds, f"{entry.network}-{entry.dataset}",
     )  # fmt: skip
+
+
+def _check_key(key: str, entry: PretrainEntry | SweepEntry, where: str) -> None:
+    name = f"{entry.network}-{entry.dataset}"
+    if key != name and not key.startswith(f"{name}-"):
+        raise DbqError(f"{where}: the key is neither NETWORK-DATASET nor NETWORK-DATASET-NAME", f"call it {name}")
 
 
 def _seeds(by_profile: dict, profile: str, where: str) -> list[int]:
@@ -186,17 +190,20 @@ def ablation(params: dict, profile: str, key: str) -> Experiment:
 
 def sweep_rows(params: dict) -> dict[str, tuple[str, str]]:
     """Name of every row of every sweep, in the order of value: (sweep, row)."""
-    return {f"sweep-{key}-{row}": (key, row) for row in lookup(params, "sweep_rows") for key in lookup(params, "sweeps")}
+    chosen = {key: lookup(params, "sweeps", key, "rows") for key in lookup(params, "sweeps")}
+    return {f"sweep-{key}-{row}": (key, row) for row in lookup(params, "sweep_rows") for key, rows in chosen.items() if row in rows}
 
 
 def sweep(params: dict, profile: str, key: str, row: str) -> Experiment:
     """The experiment that one row of a sweep is."""
     entry = parse(SweepEntry, lookup(params, "sweeps", key), f"sweeps.{key}")
-    if key != f"{entry.network}-{entry.dataset}":
-        raise DbqError(f"sweeps.{key}: the key is not NETWORK-DATASET", f"call it {entry.network}-{entry.dataset}")
+    _check_key(key, entry, f"sweeps.{key}")
+    if unknown := sorted(set(entry.rows) - set(lookup(params, "sweep_rows"))):
+        raise DbqError(f"sweeps.{key}.rows: no row {', '.join(unknown)}", f"there are {', '.join(params['sweep_rows'])}")
     chosen = parse(SweepRow, lookup(params, "sweep_rows", row), f"sweep_rows.{row}")
     _seeds(entry.seeds, profile, f"sweeps.{key}.seeds")
     changed = {**lookup(params, "experiments", chosen.experiment), **dataclasses.asdict(entry), "policy": chosen.policy}
+    del changed["rows"]
     activations = {**lookup(params, "activations"), **changed.pop("activations")}
     name = f"sweep-{key}-{row}"
     return experiment({**params, "experiments": {name: changed}, "activations": activations}, profile, name)

@@ -147,6 +147,7 @@ class SweepEntry:
     network: str = setting(choices=NETWORKS)
     dataset: str = setting()
     schedule: str = setting()  # of every row, instead of the experiments'
+    rows: list[str] = setting()  # keys of sweep_rows
     activations: dict = setting()  # overrides keys of `activations`
     seeds: dict[str, list | dict] = setting()  # as those of an experiment
 

@@ -21,7 +21,14 @@ def tree():
     tree["schedules"]["float"]["smoke"] |= {"epochs": 1, "bn_batches": 1, "warmup_epochs": 0}
     tree["sweep_rows"] = {row: tree["sweep_rows"][row] for row in ("uniform-4", "dbq-2t", "dbq-2t-depthwise")}
     tree["sweeps"] = {
-        f"{network}-cifar10": {"network": network, "dataset": "cifar10", "schedule": "sweep_gpu", "activations": {}, "seeds": seeds}
+        f"{network}-cifar10": {
+            "network": network,
+            "dataset": "cifar10",
+            "schedule": "sweep_gpu",
+            "rows": list(tree["sweep_rows"]),
+            "activations": {},
+            "seeds": seeds,
+        }
         for network, seeds in (("shufflenet_v2", {"smoke": [0, 1]}), ("mobilenet_v2", {"paper": [0]}))
     }
     return tree
@@ -37,10 +44,18 @@ def test_a_row_is_its_experiment_on_another_network(tree):
     assert config.training_of(tree, "smoke", row.key) == row
 
 
+def test_a_sweep_has_the_rows_that_it_names_and_may_have_a_name_of_its_own(tree):
+    tree = copy.deepcopy(tree)
+    tree["sweeps"]["shufflenet_v2-cifar10-other"] = {**tree["sweeps"]["shufflenet_v2-cifar10"], "rows": ["dbq-2t"]}
+    names = [name for name, (sweep, _) in config.sweep_rows(tree).items() if sweep == "shufflenet_v2-cifar10-other"]
+    assert names == ["sweep-shufflenet_v2-cifar10-other-dbq-2t"]
+    assert config.training_of(tree, "smoke", names[0]).pretrain_key == "shufflenet_v2-cifar10"
+
+
 def test_mistakes_name_the_key(tree):
     wrong = copy.deepcopy(tree)
     wrong["sweeps"]["shufflenet_v2-cifar10"]["network"] = "mobilenet_v1"
-    with pytest.raises(DbqError, match=r"sweeps\.shufflenet_v2-cifar10: the key is not NETWORK-DATASET"):
+    with pytest.raises(DbqError, match=r"sweeps\.shufflenet_v2-cifar10: the key is neither NETWORK-DATASET"):
         config.sweep(wrong, "smoke", "shufflenet_v2-cifar10", "dbq-2t")
     with pytest.raises(DbqError, match=r"sweeps\.mobilenet_v2-cifar10\.seeds: nothing for the profile smoke"):
         config.sweep(tree, "smoke", "mobilenet_v2-cifar10", "dbq-2t")
@@ -48,6 +63,12 @@ def test_mistakes_name_the_key(tree):
     wrong["sweep_rows"]["dbq-2t"]["experiment"] = "resnet20-cifar10-dbq-9t"
     with pytest.raises(DbqError, match=r"no key experiments\.resnet20-cifar10-dbq-9t"):
         config.sweep(wrong, "smoke", "shufflenet_v2-cifar10", "dbq-2t")
+    wrong = copy.deepcopy(tree)
+    wrong["sweeps"]["shufflenet_v2-cifar10"]["rows"] = ["dbq-2t", "dbq-9t"]
+    with pytest.raises(
+        DbqError, match=r"sweeps\.shufflenet_v2-cifar10\.rows: no row dbq-9t -> there are uniform-4, dbq-2t, dbq-2t-depthwise"
+    ):
+        config.check(wrong)
     wrong = copy.deepcopy(tree)
     wrong["pretrain"]["shufflenet_v2-cifar10"]["seeds"] = {"paper": [0]}
     del wrong["experiments"]["shufflenet_v2-cifar10-dbq-2t"]
@@ -57,7 +78,7 @@ def test_mistakes_name_the_key(tree):
 
 def test_a_sweep_is_trained_once_and_stands_in_the_table_of_accuracy(tree, tmp_path):
     tree = copy.deepcopy(tree)
-    del tree["sweep_rows"]["dbq-2t-depthwise"]
+    tree["sweeps"]["shufflenet_v2-cifar10"]["rows"].remove("dbq-2t-depthwise")
     tree["sweeps"]["shufflenet_v2-cifar10"]["seeds"]["smoke"] = [0]
     tree["pretrain"] = {}
     folder = tmp_path / "digits"

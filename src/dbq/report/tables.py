@@ -71,7 +71,7 @@ def accuracy(params: dict, metrics_folder) -> pd.DataFrame:
             rows += [_accuracy_row(row) for row in value["rows"]]
             _mark_recorded(params, "sweep", key, rows[-len(value["rows"]) :])
         else:
-            count = len(lookup(params, "sweep_rows"))
+            count = len(lookup(params, "sweeps", key, "rows"))
             rows.append({**_not_run_row(params, "sweep", key, value["reason"]), "key": f"sweep-{key}", "method": f"{count} rows"})
     floats = {row["key"]: row.get("top1_mean") for row in rows if row["method"] == "float"}
     for row in rows:
