@@ -28,7 +28,7 @@ def declared(params):
     """The keys that the stage declares, and no others."""
     return {
         "profile": "smoke", "overhead": params["overhead"], "quantizers": params["quantizers"], "policies": params["policies"],
-        "activations": params["activations"], "experiments": {subjects.TEMPLATE: params["experiments"][subjects.TEMPLATE]},
+        "activations": params["activations"],
         "datasets": {"cifar10": {"smoke": params["datasets"]["cifar10"]["smoke"]}},
         "schedules": {"finetune": {"smoke": params["schedules"]["finetune"]["smoke"]}},
     }  # fmt: skip
@@ -103,12 +103,6 @@ def test_an_experiment_has_the_settings_of_its_name(declared):
     assert (entry.network, entry.method, entry.activation_bits) == ("mobilenet_v1", "lsq", 32)
     assert entry.quantizer.weight_bits == 4 and entry.quantizer.levels == "full"
     assert dataclasses.asdict(entry.policy) == declared["policies"]["standard"]
-
-
-def test_the_template_may_be_recorded_or_not_run(declared):
-    for seeds in ({"smoke": {"recorded": "0123"}}, {}):
-        entry = {**declared["experiments"][subjects.TEMPLATE], "seeds": seeds}
-        assert subjects.experiment({**declared, "experiments": {subjects.TEMPLATE: entry}}, "smoke", "resnet20", "twn", 8).method == "twn"
 
 
 def test_by_input_is_a_matter_of_the_activations_alone(declared):

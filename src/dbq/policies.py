@@ -11,7 +11,7 @@ from dbq.errors import DbqError
 from dbq.networks.count import LayerShape, layer_shapes
 from dbq.quantizers import together
 from dbq.quantizers.base import WeightQuantizer
-from dbq.quantizers.compiled import check_compiler
+from dbq.quantizers.compiled import check_compiler, why_not
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.settings import UniformConfig
 
@@ -104,8 +104,16 @@ def branch_quantizers(network: nn.Module):
     return ((name, quantizer, weight) for name, quantizer, weight in weight_quantizers(network) if isinstance(quantizer, BranchQuantizer))
 
 
-def compile_quantizers(network: nn.Module) -> None:
-    """Let DBQ's layers train with compiled kernels; raises DbqError on a machine that can't compile."""
-    check_compiler(next(network.parameters()).device)
+def compile_quantizers(network: nn.Module, optional: bool = False) -> str:
+    """Let DBQ's layers train with compiled kernels; returns which kernels they have then: compiled or eager.
+
+    On a machine that can't compile raises DbqError, or leaves them eager where they are optional. On a GPU optional ones stay eager too:
+    there the number of kernels counts, and compiled ones have not been measured.
+    """
+    device = next(network.parameters()).device
+    if optional and (device.type != "cpu" or why_not(device)):
+        return "eager"
+    check_compiler(device)
     for _, quantizer, _ in branch_quantizers(network):
         quantizer.wants_compiled = True
+    return "compiled"

@@ -11,24 +11,27 @@ import typing
 from dbq.errors import DbqError
 
 
-def setting(minimum=None, maximum=None, choices=None, default=dataclasses.MISSING, later=False):
+def setting(minimum=None, maximum=None, choices=None, default=dataclasses.MISSING, later=False, counts_as=dataclasses.MISSING):
     """A dataclass field with its range or its choices.
 
     later: added when results existed already, which have all been measured with its default (see `plain`).
+    counts_as: what fingerprints have instead of any value, for a setting that decides how fast a result comes and, like the device, no more
+    of the result than its rounding.
     """
-    metadata = {"minimum": minimum, "maximum": maximum, "choices": choices, "later": later}
+    metadata = {"minimum": minimum, "maximum": maximum, "choices": choices, "later": later, "counts_as": counts_as}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def plain(value):
     """A dataclass as a dict, for fingerprints: a later setting counts only where it differs from its default, so that the fingerprints of
-    earlier results stay what they were. Any other value as it is."""
+    earlier results stay what they were; one with `counts_as` has that. Any other value as it is."""
     if not dataclasses.is_dataclass(value):
         return value
     kept = [
         field for field in dataclasses.fields(value) if not (field.metadata.get("later") and getattr(value, field.name) == field.default)
     ]
-    return {field.name: plain(getattr(value, field.name)) for field in kept}
+    stand_ins = {field.name: field.metadata.get("counts_as", dataclasses.MISSING) for field in kept}
+    return {name: plain(getattr(value, name)) if other is dataclasses.MISSING else other for name, other in stand_ins.items()}
 
 
 def parse(kind: type, mapping, where: str):

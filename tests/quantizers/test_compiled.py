@@ -1,6 +1,7 @@
 """The compiled kernels give what the operations of branch_function.py give, whose gradient finite differences confirm."""
 
 import copy
+import re
 import shutil
 
 import pytest
@@ -18,7 +19,8 @@ from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.levels import midpoints, sorted_levels
 from dbq.quantizers.settings import DbqConfig, TemperatureConfig
 
-needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++)")
+WHY_NOT = compiled.why_not(torch.device("cpu"))
+needs_a_compiler = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
 @given(seed=st.integers(0, 10_000), branches=st.integers(1, 3), heat=st.floats(0.5, compiled.LARGEST))
@@ -88,12 +90,47 @@ def test_above_float32s_limits_the_sigmoids_themselves_are_used():
     assert torch.isfinite(quantizer(torch.randn(4, 9))).all()
 
 
-def test_a_machine_without_a_compiler_is_told_so(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(DbqError, match=r"compile.*no C\+\+ compiler"):
+@pytest.mark.parametrize("missing", ["g++", "Python.h"])
+def test_a_machine_that_cannot_compile_is_told_so(monkeypatch, missing):
+    if missing == "g++":
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+    else:
+        monkeypatch.setattr(shutil, "which", lambda name: f"/{name}")
+        monkeypatch.setattr(compiled.sysconfig, "get_path", lambda name: "/nowhere")
+    with pytest.raises(DbqError, match=rf"compile.*no .*{re.escape(missing)}"):
         policies.compile_quantizers(nn.Linear(2, 2))
-    row = overhead._blank(config.read(), "smoke", "resnet20", "dbq-1t-compiled", 32, config.overhead(config.read(), "smoke"), "cpu")
-    assert row["status"] == "not run: no C++ compiler (g++)"
+    assert policies.compile_quantizers(nn.Linear(2, 2), optional=True) == "eager"
+    settings = config.overhead(config.read(), "smoke")
+    status = {
+        name: overhead._blank(config.read(), "smoke", "resnet20", name, 32, settings, "cpu")["status"]
+        for name in ("dbq-1t", "dbq-1t-eager", "dbq-1t-compiled", "twn")
+    }
+    reason = compiled.why_not(torch.device("cpu"))
+    assert status == {
+        "dbq-1t": f"run; eager kernels: {reason}", "dbq-1t-eager": "run", "dbq-1t-compiled": f"not run: {reason}", "twn": "run",
+    }  # fmt: skip
+
+
+@needs_a_compiler
+def test_auto_compiles_where_it_can_and_says_so():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3))
+    config = DbqConfig(1, "hard", TemperatureConfig("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
+    parametrize.register_parametrization(network[0], "weight", BranchQuantizer(network[0].weight, config))
+    assert policies.compile_quantizers(network, optional=True) == "compiled"
+    assert network[0].parametrizations.weight[0].compiled
+
+
+def test_how_it_is_compiled_makes_no_other_result():
+    """Fingerprints are those of `compile: false`, with which the first results were measured."""
+    tree, key = config.read(), "resnet20-cifar10-dbq-2t"
+    entry = {**tree["experiments"][key], "seeds": {"smoke": [0]}}
+    found = {}
+    for value in (False, "auto", "quantizers", True):
+        own = {**tree, "experiments": {key: {**entry, "training": {"compile": value}}}}
+        found[str(value)] = config.settings_of(config.experiment(own, "smoke", key))
+    assert len(set(found.values())) == 1
+    other = {**tree, "experiments": {key: {**entry, "training": {"distillation": 0.5}}}}
+    assert config.settings_of(config.experiment(other, "smoke", key)) not in found.values()
 
 
 def test_branch_function_falls_back_to_nothing(monkeypatch):

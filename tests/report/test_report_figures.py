@@ -263,7 +263,7 @@ def test_readings_are_drawn_over_the_main_one():
 
 
 @pytest.mark.parametrize(
-    ("subject", "branches", "name"), [("dbq-2t", 2, "DBQ 2T"), ("dbq-2t-compiled-by-input", 2, "DBQ 2T"), ("brevitas-lsq-2", 1, "LSQ")]
+    ("subject", "branches", "name"), [("dbq-2t", 2, "DBQ 2T"), ("dbq-2t-by-input", 2, "DBQ 2T"), ("brevitas-lsq-2", 1, "LSQ")]
 )
 def test_a_subject_of_the_overhead_has_its_methods_name(subject, branches, name):
     assert overhead_figures._legend_name(subject, branches) == name

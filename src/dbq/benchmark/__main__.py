@@ -1,6 +1,6 @@
 """What quantization costs per training step, as a ratio to the float steps around it in the same interleaved run.
 
-python -m dbq.benchmark step                       # 20 s on 2 CPU cores; ResNet-20 gave 1.09 (1 branch), 1.13 (2) and 1.2 (3) there
+python -m dbq.benchmark step                       # of three experiments, by time alone: 20 s on 2 CPU cores
 python -m dbq.benchmark overhead --out FOLDER      # every quantizer, time and memory: FOLDER/overhead.csv
 """
 
@@ -27,7 +27,7 @@ def measure(params: dict, experiments: list[str], profile: str, batch_size: int,
 
 def step(arguments) -> None:
     batch_size, steps = arguments.batch_size or 128, arguments.steps or 15
-    pairs = measure(config.read(), arguments.experiments, arguments.profile or "smoke", batch_size, steps)
+    pairs = measure(config.read(), arguments.experiments, arguments.profile or "cifar10", batch_size, steps)
     print(f"batch {batch_size}, {steps} steps of each in turn, {torch.get_num_threads()} threads, torch {torch.__version__}")
     reference = statistics.median(seconds for values in pairs.values() for _, seconds in values)
     print(f"{'float':32s} median {reference * 1e3:7.1f} ms")

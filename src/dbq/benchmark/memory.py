@@ -23,7 +23,7 @@ from dbq.errors import DbqError
 
 STEPS = 3  # from the second step on, the optimiser's momentum is there
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-NOT_MEASURED = "run; memory not measured: it needs Linux's /proc"
+NOT_MEASURED = "memory not measured: it needs Linux's /proc"
 
 
 def can_measure(device: str) -> bool:
@@ -72,7 +72,9 @@ def _on_gpu(request: dict) -> int:
 def _in_this_process(request: dict) -> int:
     torch.set_num_threads(request["threads"])
     # the first step of a process also loads code, or compiles it: a step on a small batch does that
-    warmup = {"name": "float", "activation_bits": 32} if not subjects.SUBJECTS[request["name"]].compile else {}
+    subject = subjects.SUBJECTS[request["name"]]
+    compiles = subject.method == "dbq" and subject.compile
+    warmup = {} if compiles else {"name": "float", "activation_bits": 32}
     _trainee({**request, **warmup, "batch_size": 2})()
     step = _trainee(request)
     gc.collect()

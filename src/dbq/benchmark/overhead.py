@@ -26,9 +26,10 @@ def measure_overhead(
     """Rows of COLUMNS, one for each network, method and activation width; settings default to params.overhead.PROFILE.
 
     All methods of a network are timed in one interleaved run (dbq.benchmark.timing). `float` stands for float weights under quantized
-    activations; `..-by-input` for activations whose gradient goes by their input (activations.gradient). A method that can't be
-    measured has a row whose status says why, and no numbers. `done` is given all rows so far after each network: a run takes minutes,
-    and one that is stopped has what it measured. Raises DbqError for unknown names and for a GPU that isn't there.
+    activations; `..-by-input` for activations whose gradient goes by their input (activations.gradient); `dbq-..` for DBQ with
+    `compile: auto`, `..-eager` and `..-compiled` for one kind of kernels. A method that can't be measured has a row whose status says
+    why, and no numbers. `done` is given all rows so far after each network: a run takes minutes, and one that is stopped has what it
+    measured. Raises DbqError for unknown names and for a GPU that isn't there.
     """
     settings = settings or config.overhead(params, profile)
     subjects.check_names(settings.networks, settings.methods)
@@ -48,7 +49,7 @@ def _rows_of(params: dict, profile: str, network: str, settings: OverheadConfig,
         for name in settings.methods
         if _is_a_row(name, bits)
     ]
-    ready = [row for row in rows if row["status"] == RUN]
+    ready = [row for row in rows if row["status"].startswith(RUN)]
     if not ready:
         return rows
     measure_memory = settings.memory and memory.can_measure(device)
@@ -61,7 +62,7 @@ def _rows_of(params: dict, profile: str, network: str, settings: OverheadConfig,
             log(f"{network} {row['method']}, {row['activation_bits']}-bit activations: memory {row['memory_ratio']:.3f}")
     elif settings.memory:
         for row in ready:
-            row["status"] = memory.NOT_MEASURED
+            row["status"] += f"; {memory.NOT_MEASURED}"
     allocator.keep_freed_memory()  # as in training; not before: how much memory is live is measured without it, in other processes
     batch = subjects.random_batch(settings.batch_size, device)
     entries = [subjects.experiment(params, profile, network, row["method"], row["activation_bits"]) for row in ready]
@@ -93,8 +94,8 @@ def _blank(params: dict, profile: str, network: str, name: str, activation_bits:
     subject = subjects.SUBJECTS[name]
     quantizer = subjects.experiment(params, profile, network, name, activation_bits).quantizer
     status = (subject.library and libraries.why_not(subject.library)) or RUN
-    if subject.compile and (reason := compiled.why_not(torch.device(device))):
-        status = f"not run: {reason}"
+    if subject.method == "dbq" and subject.compile and (reason := compiled.why_not(torch.device(device))):
+        status = f"{RUN}; eager kernels: {reason}" if subject.compile == "auto" else f"not run: {reason}"
     return {
         **dict.fromkeys(COLUMNS), "network": network, "method": name, "activation_bits": activation_bits,
         "branches": quantizer.branches if subject.method else 0, "weight_bits": quantizer.weight_bits if subject.method else 32,

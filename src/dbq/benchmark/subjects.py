@@ -1,6 +1,5 @@
 """What is measured: the quantizers by name, and a network of a name that is ready for a training step."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +10,10 @@ from dbq import activations, config, networks, policies
 from dbq.benchmark import libraries
 from dbq.config import Experiment
 from dbq.errors import DbqError
-from dbq.quantizers.settings import METHODS
-from dbq.schema import parse
 from dbq.training import optimiser
 from dbq.training.step import EAGER_STEPS, Step
 
-TEMPLATE = "resnet20-cifar10-dbq-2t"  # the experiment whose data set, schedule and activations all subjects share
-POLICY = "standard"
+DATASET, SCHEDULE, POLICY = "cifar10", "finetune", "standard"  # of all subjects
 CLASSES, IMAGE_SIZE = 10, 32
 CALIBRATION_IMAGES = 64
 UNFITTED = {"initial": "largest"}  # a step takes as long from any scales, and the fit would take longer than the steps
@@ -33,7 +29,7 @@ class Subject:
     method: str | None
     settings: dict
     library: str | None = None
-    compile: bool = False  # DBQ's kernels by torch.compile
+    compile: bool | str = "auto"  # of DBQ's kernels, as in schedules
     gradient: str | None = None  # instead of activations.gradient
 
 
@@ -42,11 +38,14 @@ SUBJECTS = {
     "dbq-1t": Subject("dbq", {"branches": 1, **UNFITTED}),
     "dbq-2t": Subject("dbq", {"branches": 2, **UNFITTED}),
     "dbq-3t": Subject("dbq", {"branches": 3, **UNFITTED}),
-    "dbq-1t-compiled": Subject("dbq", {"branches": 1, **UNFITTED}, compile=True),
-    "dbq-2t-compiled": Subject("dbq", {"branches": 2, **UNFITTED}, compile=True),
-    "dbq-3t-compiled": Subject("dbq", {"branches": 3, **UNFITTED}, compile=True),
+    "dbq-1t-eager": Subject("dbq", {"branches": 1, **UNFITTED}, compile=False),
+    "dbq-2t-eager": Subject("dbq", {"branches": 2, **UNFITTED}, compile=False),
+    "dbq-3t-eager": Subject("dbq", {"branches": 3, **UNFITTED}, compile=False),
+    "dbq-1t-compiled": Subject("dbq", {"branches": 1, **UNFITTED}, compile="quantizers"),
+    "dbq-2t-compiled": Subject("dbq", {"branches": 2, **UNFITTED}, compile="quantizers"),
+    "dbq-3t-compiled": Subject("dbq", {"branches": 3, **UNFITTED}, compile="quantizers"),
     "float-by-input": Subject(None, {}, gradient="input"),
-    "dbq-2t-compiled-by-input": Subject("dbq", {"branches": 2, **UNFITTED}, compile=True, gradient="input"),
+    "dbq-2t-by-input": Subject("dbq", {"branches": 2, **UNFITTED}, gradient="input"),
     "uniform-8": Subject("uniform", {"bits": 8}),
     "twn": Subject("twn", {}),
     "ttq": Subject("ttq", {}),
@@ -73,19 +72,15 @@ def check_names(network_names: list[str], method_names: list[str]) -> None:
 
 
 def experiment(params: dict, profile: str, network: str, name: str, activation_bits: int) -> Experiment:
-    """The experiment that the subject `name` stands for, on the 32x32 form of the network."""
-    # its seeds make no difference to a step, and the experiment need not be trained in this profile
-    entry = {**config.lookup(params, "experiments", TEMPLATE), "seeds": {profile: [0]}}
-    template, subject = config.experiment({**params, "experiments": {TEMPLATE: entry}}, profile, TEMPLATE), SUBJECTS[name]
-    changes = {}
-    if subject.gradient is not None:
-        changes["activations"] = dataclasses.replace(template.activations, gradient=subject.gradient)
-    if subject.method is not None:
-        base = config.lookup(params, "quantizers", subject.method)
-        settings = parse(METHODS[subject.method], {**base, **subject.settings}, f"quantizers.{subject.method}")
-        policy = parse(config.PolicyConfig, config.lookup(params, "policies", POLICY), f"policies.{POLICY}")
-        changes |= {"method": subject.method, "quantizer": settings, "policy": policy}
-    return dataclasses.replace(template, key=f"{network}-{name}", network=network, activation_bits=activation_bits, **changes)
+    """The experiment that the subject `name` stands for, on the 32x32 form of the network. Its seeds make no difference to a step."""
+    subject, key = SUBJECTS[name], f"{network}-{name}"
+    entry = {
+        "network": network, "dataset": DATASET, "method": subject.method or "dbq", "activation_bits": activation_bits, "policy": POLICY,
+        "schedule": SCHEDULE, "seeds": {profile: [0]}, "quantizer": subject.settings, "training": {"compile": subject.compile},
+    }  # fmt: skip
+    changes = {} if subject.gradient is None else {"gradient": subject.gradient}
+    activations = {**config.lookup(params, "activations"), **changes}
+    return config.experiment({**params, "experiments": {key: entry}, "activations": activations}, profile, key)
 
 
 class Trainee:
@@ -131,9 +126,11 @@ def float_trainee(entry: Experiment, images: Tensor, labels: Tensor) -> Trainee:
 
 
 def quantized_trainee(entry: Experiment, images: Tensor, labels: Tensor) -> Trainee:
-    """The network of an experiment with its quantizers inserted."""
+    """The network of an experiment with its quantizers inserted and, if its schedule says so, their kernels compiled."""
     network = _float_network(entry, images)
     policies.quantize(network, entry, images[:CALIBRATION_IMAGES])
+    if entry.training.compile:
+        policies.compile_quantizers(network, optional=entry.training.compile == "auto")
     return Trainee(network, entry.training, images, labels)
 
 
@@ -141,10 +138,7 @@ def trainee(name: str, entry: Experiment, images: Tensor, labels: Tensor) -> Tra
     """The subject `name`, whose experiment is `entry`."""
     subject = SUBJECTS[name]
     if subject.library is None and subject.method is not None:
-        quantized = quantized_trainee(entry, images, labels)
-        if subject.compile:
-            policies.compile_quantizers(quantized.network)
-        return quantized
+        return quantized_trainee(entry, images, labels)
     network = _float_network(entry, images)
     if subject.library is not None:
         network = libraries.quantize(network, entry, tuple(images.shape[1:])).to(images.device, memory_format=torch.channels_last)

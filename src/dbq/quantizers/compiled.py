@@ -13,6 +13,8 @@ With y = T g1 w, p = exp(-|y|), C = 2 cosh(T t), S = 2 sinh(T t), q = 1 + p^2 + 
 import functools
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,13 +27,18 @@ LARGEST = 40.0  # temperature (times the largest level) up to which q^2 stays wi
 
 def why_not(device: torch.device) -> str | None:
     """Why kernels can't be compiled for this device, or None."""
-    return "no C++ compiler (g++)" if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None else None
+    if device.type != "cpu":
+        return None
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        return "no C++ compiler (g++)"
+    header = Path(sysconfig.get_path("include"), "Python.h")  # torch.compile builds a module of Python
+    return None if header.is_file() else f"no {header} (Python's development files)"
 
 
 def check_compiler(device: torch.device) -> None:
     """Raises DbqError on a machine that can't compile for this device."""
     if reason := why_not(device):
-        raise DbqError(f"schedules: compile is not false and there is {reason}", "install one, or set compile: false")
+        raise DbqError(f"schedules: compile asks for compiled kernels and there is {reason}", "install it, or set compile: auto")
 
 
 def hard(w: Tensor, levels: Tensor, g1: Tensor, g2: Tensor, rows: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def _bar(axes, row, position: float, pale: bool) -> None:
 
 
 def _legend_name(subject: str, branches) -> str:
-    """The method's name in every figure: `lsq-2` and `brevitas-lsq-2` are LSQ, `dbq-2t`, `-compiled` or `-by-input` or not, is DBQ 2T."""
-    name = subject.removesuffix("-by-input").removesuffix("-compiled").removeprefix("brevitas-")
+    """The method's name in every figure: `lsq-2` and `brevitas-lsq-2` are LSQ, `dbq-2t` and `dbq-2t-eager` DBQ 2T."""
+    name = re.sub("-(by-input|compiled|eager)$", "", subject).removeprefix("brevitas-")
     method = re.sub(r"-\d+t?$", "", name).replace("-", "_")
     return method_name(method, branches) if method in NAMES or method == "dbq" else method

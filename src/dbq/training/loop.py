@@ -12,7 +12,7 @@ from torch.nn import functional
 from dbq.config import TrainingConfig
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
-from dbq.policies import compile_quantizers, weight_quantizers
+from dbq.policies import branch_quantizers, compile_quantizers, weight_quantizers
 from dbq.quantizers import together
 from dbq.training import optimiser as optimisers
 from dbq.training import precision
@@ -81,7 +81,6 @@ def fit(
     that is not finite, a collapsed branch, and a checkpoint that can't be written.
     """
     optimiser = optimisers.build(network, recipe)
-    trainee = Trainee(network, optimiser, recipe, seed, teacher, log)
     history, first = [], 0
     state = checkpoint.read(next(network.parameters()).device, log)
     if state is not None:
@@ -91,9 +90,13 @@ def fit(
             log(f"{checkpoint.path}: finished after {first} epochs on {state['provenance']['device']}; adopted")
             return Fit(history, state["val_top1"], checkpoint, state["oscillating"])
         optimiser.load_state_dict(state["optimiser"])
-        before, now = state["provenance"]["device"], provenance["device"]
-        if not f"; {before}".endswith(f"; {now}"):  # a training that was begun on a GPU may end on a CPU
-            provenance = provenance | {"device": f"{before}; {now}"}
+    trainee = Trainee(network, optimiser, recipe, seed, teacher, log)
+    provenance = provenance | {"kernels": trainee.kernels}
+    if state is not None:
+        for name in ("device", "kernels"):  # a training that was begun on a GPU may end on a CPU
+            before, now = state["provenance"].get(name, "eager"), provenance[name]
+            if not f"; {before}".endswith(f"; {now}"):
+                provenance = provenance | {name: f"{before}; {now}"}
         log(f"{checkpoint.path}: going on after epoch {first}")
     steps, seconds = len(train), []
     with determinism(recipe.deterministic):
@@ -133,8 +136,10 @@ class Trainee:
         self.device = next(network.parameters()).device
         self.autocast = precision.autocast(network, recipe.precision, log)
         precision.fp32_is_fp32()
-        if recipe.compile:
-            compile_quantizers(network)
+        self.kernels = "eager"
+        if recipe.compile is True or (recipe.compile and any(branch_quantizers(network))):
+            self.kernels = compile_quantizers(network, optional=recipe.compile == "auto")
+            log(f"compile: {str(recipe.compile).lower()}, so DBQ's kernels are {self.kernels}")
         self.forward = _compiled(network) if recipe.compile is True else network
         self.step = Step(network, optimiser, self.forward_and_loss, log=log)
 
