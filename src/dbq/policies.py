@@ -105,14 +105,15 @@ def branch_quantizers(network: nn.Module):
 
 
 def compile_quantizers(network: nn.Module, optional: bool = False) -> str:
-    """Let DBQ's layers train with compiled kernels; returns which kernels they have then: compiled or eager.
+    """Let DBQ's layers train with compiled kernels; returns which kernels they have then: compiled, or eager and why.
 
     On a machine that can't compile raises DbqError, or leaves them eager where they are optional. On a GPU optional ones stay eager too:
-    there the number of kernels counts, and compiled ones have not been measured.
+    there compiled ones have not been measured.
     """
     device = next(network.parameters()).device
-    if optional and (device.type != "cpu" or why_not(device)):
-        return "eager"
+    reason = "not measured on a GPU" if device.type != "cpu" else why_not(device)
+    if optional and reason:
+        return f"eager ({reason})"
     check_compiler(device)
     for _, quantizer, _ in branch_quantizers(network):
         quantizer.wants_compiled = True

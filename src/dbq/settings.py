@@ -44,7 +44,7 @@ class TrainingConfig:
     distillation: float = setting(minimum=0.0, maximum=1.0)  # share of the loss that is the distance from the float network's logits
     distillation_temperature: float = setting(minimum=0.1)
     precision: str = setting(choices=("fp32", "bf16"))
-    compile: bool | str = setting(choices=("auto", False, True, "quantizers"), counts_as=False)  # dbq.training.loop.kernels
+    compile: bool | str = setting(choices=("auto", False, True, "quantizers"), counts_as=False)  # policies.compile_quantizers
     deterministic: bool = setting()
 
 

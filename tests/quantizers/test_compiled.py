@@ -99,7 +99,7 @@ def test_a_machine_that_cannot_compile_is_told_so(monkeypatch, missing):
         monkeypatch.setattr(compiled.sysconfig, "get_path", lambda name: "/nowhere")
     with pytest.raises(DbqError, match=rf"compile.*no .*{re.escape(missing)}"):
         policies.compile_quantizers(nn.Linear(2, 2))
-    assert policies.compile_quantizers(nn.Linear(2, 2), optional=True) == "eager"
+    assert policies.compile_quantizers(nn.Linear(2, 2), optional=True) == f"eager ({compiled.why_not(torch.device('cpu'))})"
     settings = config.overhead(config.read(), "smoke")
     status = {
         name: overhead._blank(config.read(), "smoke", "resnet20", name, 32, settings, "cpu")["status"]
