@@ -41,7 +41,7 @@ GOOD = """
 ```
 dvc repro --single-item quantize@small-1t   # make it so in prose: make reproduce
 dvc repro quantize@EXPERIMENT tables
-python -m dbq.config
+python -m dbq.settings.resolve
 ```
 """
 BAD = {

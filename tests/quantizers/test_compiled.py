@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dbq import config, policies
 from dbq.benchmark import overhead
 from dbq.errors import DbqError
 from dbq.quantizers import branch_function, compiled, together
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.levels import midpoints, sorted_levels
-from dbq.quantizers.settings import DbqConfig, TemperatureConfig
+from dbq.settings import policies
+from dbq.settings import resolve as config
+from dbq.settings.quantizers import DbqSettings, TemperatureSettings
 
 WHY_NOT = compiled.why_not(torch.device("cpu"))
 needs_a_compiler = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
@@ -61,7 +62,7 @@ def test_the_formulas_for_pairs_of_thresholds(seed, branches, heat):
 @pytest.mark.parametrize("branches", [1, 2])
 def test_a_step_of_a_network_is_the_same(branches):
     torch.manual_seed(branches)
-    config = DbqConfig(branches, "hard", TemperatureConfig("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
+    config = DbqSettings(branches, "hard", TemperatureSettings("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
     layers = [nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3)]
     eager = nn.Sequential(*layers).to(memory_format=torch.channels_last)
     for layer in layers:
@@ -80,7 +81,7 @@ def test_a_step_of_a_network_is_the_same(branches):
 
 
 def test_above_float32s_limits_the_sigmoids_themselves_are_used():
-    config = DbqConfig(2, "hard", TemperatureConfig("exponential", 4.0, 1000.0), "layer", "lsq", "least_squares")
+    config = DbqSettings(2, "hard", TemperatureSettings("exponential", 4.0, 1000.0), "layer", "lsq", "least_squares")
     quantizer = BranchQuantizer(torch.randn(4, 9), config)
     quantizer.wants_compiled = True
     quantizer.advance(0.0, 0)
@@ -114,7 +115,7 @@ def test_a_machine_that_cannot_compile_is_told_so(monkeypatch, missing):
 @needs_a_compiler
 def test_auto_compiles_where_it_can_and_says_so():
     network = nn.Sequential(nn.Conv2d(1, 4, 3))
-    config = DbqConfig(1, "hard", TemperatureConfig("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
+    config = DbqSettings(1, "hard", TemperatureSettings("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
     parametrize.register_parametrization(network[0], "weight", BranchQuantizer(network[0].weight, config))
     assert policies.compile_quantizers(network, optional=True) == "compiled"
     assert network[0].parametrizations.weight[0].compiled

@@ -12,13 +12,13 @@ from torch.nn.utils import parametrize
 from dbq.errors import DbqError
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.levels import levels_and_planes
-from dbq.quantizers.settings import DbqConfig, TemperatureConfig, UniformConfig
 from dbq.quantizers.temperature import temperature
 from dbq.quantizers.uniform import UniformQuantizer
+from dbq.settings.quantizers import DbqSettings, TemperatureSettings, UniformSettings
 
 
 def settings_of(branches, scales="layer", forward="hard", start=12.0):
-    return DbqConfig(branches, forward, TemperatureConfig("constant", start, start), scales, "lsq", "least_squares")
+    return DbqSettings(branches, forward, TemperatureSettings("constant", start, start), scales, "lsq", "least_squares")
 
 
 def layer(branches, scales="layer", **options):
@@ -120,7 +120,7 @@ def test_zero_weights_cannot_be_quantized():
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "exponential"])
 def test_temperature_schedules_start_and_end_where_they_say(schedule):
-    config = TemperatureConfig(schedule, 5.0, 5.0 if schedule == "constant" else 500.0)
+    config = TemperatureSettings(schedule, 5.0, 5.0 if schedule == "constant" else 500.0)
     values = [temperature(config, progress / 10) for progress in range(11)]
     assert values[0] == pytest.approx(config.start)
     assert values[-1] == pytest.approx(config.end)
@@ -131,7 +131,7 @@ def test_temperature_schedules_start_and_end_where_they_say(schedule):
 def test_uniform_weights_are_integers_times_a_step(bits):
     torch.manual_seed(bits)
     weight = torch.randn(7, 9)
-    quantizer = UniformQuantizer(weight, UniformConfig(bits))
+    quantizer = UniformQuantizer(weight, UniformSettings(bits))
     integers = (weight.double() / (weight.abs().max().double() / (2 ** (bits - 1) - 1))).round()
     assert torch.equal(quantizer.integers(weight), integers.int())
     assert int(integers.abs().max()) == 2 ** (bits - 1) - 1

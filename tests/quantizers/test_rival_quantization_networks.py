@@ -10,14 +10,14 @@ from sklearn.cluster import KMeans
 from dbq.errors import DbqError
 from dbq.quantizers import quantization_networks
 from dbq.quantizers.quantization_networks import QuantizationNetworksQuantizer, SumOfSigmoids, k_means
-from dbq.quantizers.settings import QuantizationNetworksConfig
+from dbq.settings.quantizers import QuantizationNetworksSettings
 
 TERNARY, SEVEN = [-1, 0, 1], [-4, -2, -1, 0, 1, 2, 4]
 both = pytest.mark.parametrize("levels", [TERNARY, SEVEN], ids=["ternary", "seven"])
 
 
 def quantizer_of(weight, levels, step=20.0, cap=2000.0):
-    return QuantizationNetworksQuantizer(weight, QuantizationNetworksConfig(levels, step, cap))
+    return QuantizationNetworksQuantizer(weight, QuantizationNetworksSettings(levels, step, cap))
 
 
 def weights(seed=0, shape=(4, 50)):
@@ -151,7 +151,7 @@ def test_a_scale_that_is_not_positive_is_an_error(name, value):
 @pytest.mark.parametrize("levels", [[], [0], [1, 0, -1], [-1, 0, 0, 1], [0, 200]])
 def test_levels_that_are_none(levels):
     with pytest.raises(DbqError, match=r"levels: .*ascending integers"):
-        QuantizationNetworksConfig(levels, 20.0, 2000.0)
+        QuantizationNetworksSettings(levels, 20.0, 2000.0)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dbq import config, quantizers
 from dbq.errors import DbqError
-from dbq.quantizers.settings import METHODS
-from dbq.schema import parse
+from dbq.settings import quantizers
+from dbq.settings import resolve as config
+from dbq.settings.quantizers import METHODS
+from dbq.settings.schema import parse
 
 # the entry of params.yaml overridden, and the largest number of distinct values in a group of weights
 VARIANTS = {

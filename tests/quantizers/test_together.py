@@ -10,14 +10,14 @@ from torch.nn.utils import parametrize
 
 from dbq.quantizers import together
 from dbq.quantizers.dbq import BranchQuantizer
-from dbq.quantizers.settings import DbqConfig, TemperatureConfig, UniformConfig
 from dbq.quantizers.uniform import UniformQuantizer
+from dbq.settings.quantizers import DbqSettings, TemperatureSettings, UniformSettings
 
 
 def network(branches, forward, widths=(8, 16, 8)):
     """Layers whose sizes have no long common divisor, so that rows are padded, and one in channels_last."""
     torch.manual_seed(branches)
-    config = DbqConfig(branches, forward, TemperatureConfig("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
+    config = DbqSettings(branches, forward, TemperatureSettings("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
     layers = [nn.Conv2d(3, widths[0], 3), nn.Conv2d(widths[0], widths[1], 3), nn.Conv2d(widths[1], widths[2], 1)]
     result = nn.Sequential(*layers).to(memory_format=torch.channels_last)
     for layer in layers:
@@ -46,7 +46,7 @@ def test_uniform_layers_of_any_widths_equal_single_layers_and_stand_beside_branc
     alone = network(1, "hard")
     for index, bits in ((1, 8), (2, 3)):
         parametrize.remove_parametrizations(alone[index], "weight", leave_parametrized=False)
-        parametrize.register_parametrization(alone[index], "weight", UniformQuantizer(alone[index].weight, UniformConfig(bits)))
+        parametrize.register_parametrization(alone[index], "weight", UniformQuantizer(alone[index].weight, UniformSettings(bits)))
     attached = copy.deepcopy(alone)
     together.attach(attached)
     images = torch.randn(2, 3, 9, 9)

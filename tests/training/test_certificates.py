@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dbq import config, networks, policies
 from dbq.errors import DbqError
+from dbq.settings import networks, policies
+from dbq.settings import resolve as config
 from dbq.training import certificates, optimiser
 from dbq.training.loop import Trainee
 from dbq.training.oscillation import Oscillation

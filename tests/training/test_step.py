@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dbq import config, networks
 from dbq.benchmark import subjects
+from dbq.settings import networks
+from dbq.settings import resolve as config
 from dbq.training import optimiser
 from dbq.training.loop import determinism
 from dbq.training.step import Step

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from dbq import config, datasets
-from dbq.config import DatasetConfig
 from dbq.errors import DbqError
+from dbq.settings import datasets
+from dbq.settings import resolve as config
+from dbq.settings.resolve import DatasetSettings
 from dbq.training import checkpoints, loop, results, runs
 from dbq.training.checkpoints import Checkpoint, tensors_digest
 
@@ -34,7 +35,7 @@ def data(params, tmp_path_factory):
     """300 digits are enough to train on for a few seconds."""
     folder = tmp_path_factory.mktemp("digits")
     entry = config.dataset(params, "smoke", "cifar10")
-    entry = DatasetConfig(**{**vars(entry), "validation": 1100})
+    entry = DatasetSettings(**{**vars(entry), "validation": 1100})
     datasets.prepare("cifar10", "smoke", entry, folder, log=lambda line: None)
     return folder
 

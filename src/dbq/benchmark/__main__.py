@@ -10,17 +10,18 @@ import statistics
 
 import torch
 
-from dbq import config, networks
 from dbq.benchmark import overhead, subjects, timing
 from dbq.errors import main_with_errors
+from dbq.settings import networks
+from dbq.settings import resolve as config
 
 
 def measure(params: dict, experiments: list[str], profile: str, batch_size: int, steps: int) -> dict[str, list[tuple[float, float]]]:
     """(seconds, seconds of the float steps around it) of each step of each experiment, on the float network of the first one."""
     entries = {name: config.experiment(params, profile, name) for name in experiments}
     first = entries[experiments[0]]
-    size = 32 if first.dataset_config.form == "32x32" else 224
-    batch = subjects.random_batch(batch_size, "cpu", size, first.dataset_config.classes)
+    size = 32 if first.dataset_settings.form == "32x32" else 224
+    batch = subjects.random_batch(batch_size, "cpu", size, first.dataset_settings.classes)
     trainees = {name: subjects.quantized_trainee(entry, *batch) for name, entry in entries.items()}
     return timing.paired_steps(subjects.float_trainee(first, *batch), trainees, steps, timing.clock_of("cpu"))
 

@@ -8,10 +8,10 @@ import importlib.util
 
 from torch import nn
 
-from dbq.config import Experiment
 from dbq.errors import DbqError
+from dbq.insertion.policies import REASONS
 from dbq.networks.count import layer_shapes
-from dbq.policies import REASONS
+from dbq.settings.resolve import Row
 
 NOT_INSTALLED = "not run: not installed (pip install '.[libraries]')"
 LINEAR_ONLY = "not run: torchao fake-quantizes linear layers only, these networks are convolutional"
@@ -24,7 +24,7 @@ def why_not(library: str) -> str | None:
     return LINEAR_ONLY if library == "torchao" else None
 
 
-def quantize(network: nn.Module, entry: Experiment, image_shape: tuple[int, int, int]) -> nn.Module:
+def quantize(network: nn.Module, entry: Row, image_shape: tuple[int, int, int]) -> nn.Module:
     """Replace every layer by Brevitas's with the bits that the layer policy gives it; the activations stay in float.
 
     `uniform`: the scale follows the largest weight; `lsq`: one learnt scale per layer, its gradient through the rounding.

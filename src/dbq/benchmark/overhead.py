@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from dbq import config
 from dbq.benchmark import libraries, memory, subjects, timing
-from dbq.config import OverheadConfig
 from dbq.errors import DbqError
 from dbq.files import write_csv, write_json
 from dbq.quantizers import compiled
+from dbq.settings import resolve as config
+from dbq.settings.resolve import OverheadSettings
 from dbq.training import allocator
 
 COLUMNS = [
@@ -21,7 +21,7 @@ ACTIVATION_BITS = (32, 8)  # 32: float activations, so that what is left is the 
 
 
 def measure_overhead(
-    params: dict, profile: str, settings: OverheadConfig | None = None, device: str = "cpu", log=print, done=lambda rows: None
+    params: dict, profile: str, settings: OverheadSettings | None = None, device: str = "cpu", log=print, done=lambda rows: None
 ) -> list[dict]:
     """Rows of COLUMNS, one for each network, method and activation width; settings default to params.overhead.PROFILE.
 
@@ -42,7 +42,7 @@ def measure_overhead(
     return rows
 
 
-def _rows_of(params: dict, profile: str, network: str, settings: OverheadConfig, device: str, log) -> list[dict]:
+def _rows_of(params: dict, profile: str, network: str, settings: OverheadSettings, device: str, log) -> list[dict]:
     rows = [
         _blank(params, profile, network, name, bits, settings, device)
         for bits in ACTIVATION_BITS
@@ -90,7 +90,7 @@ def _is_a_row(name: str, activation_bits: int) -> bool:
     return activation_bits < 32 or not only_activations
 
 
-def _blank(params: dict, profile: str, network: str, name: str, activation_bits: int, settings: OverheadConfig, device: str) -> dict:
+def _blank(params: dict, profile: str, network: str, name: str, activation_bits: int, settings: OverheadSettings, device: str) -> dict:
     subject = subjects.SUBJECTS[name]
     quantizer = subjects.experiment(params, profile, network, name, activation_bits).quantizer
     status = (subject.library and libraries.why_not(subject.library)) or RUN

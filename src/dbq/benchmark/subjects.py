@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dbq import activations, config, networks, policies
+from dbq import networks
 from dbq.benchmark import libraries
-from dbq.config import Experiment
 from dbq.errors import DbqError
+from dbq.insertion import activations, policies
+from dbq.settings import resolve as config
+from dbq.settings.resolve import Row
 from dbq.training import optimiser
 from dbq.training.step import EAGER_STEPS, Step
 
@@ -71,7 +73,7 @@ def check_names(network_names: list[str], method_names: list[str]) -> None:
             raise DbqError(f"overhead.{key}: {names}", "name at least one, each once")
 
 
-def experiment(params: dict, profile: str, network: str, name: str, activation_bits: int) -> Experiment:
+def experiment(params: dict, profile: str, network: str, name: str, activation_bits: int) -> Row:
     """The experiment that the subject `name` stands for, on the 32x32 form of the network. Its seeds make no difference to a step."""
     subject, key = SUBJECTS[name], f"{network}-{name}"
     entry = {
@@ -120,12 +122,12 @@ def random_batch(batch_size: int, device: str, size: int = IMAGE_SIZE, classes: 
     return images.to(device), torch.randint(0, classes, (batch_size,), generator=generator).to(device)
 
 
-def float_trainee(entry: Experiment, images: Tensor, labels: Tensor) -> Trainee:
+def float_trainee(entry: Row, images: Tensor, labels: Tensor) -> Trainee:
     """The float network of an experiment."""
     return Trainee(_float_network(entry, images), entry.training, images, labels)
 
 
-def quantized_trainee(entry: Experiment, images: Tensor, labels: Tensor) -> Trainee:
+def quantized_trainee(entry: Row, images: Tensor, labels: Tensor) -> Trainee:
     """The network of an experiment with its quantizers inserted and, if its schedule says so, their kernels compiled."""
     network = _float_network(entry, images)
     policies.quantize(network, entry, images[:CALIBRATION_IMAGES])
@@ -134,7 +136,7 @@ def quantized_trainee(entry: Experiment, images: Tensor, labels: Tensor) -> Trai
     return Trainee(network, entry.training, images, labels)
 
 
-def trainee(name: str, entry: Experiment, images: Tensor, labels: Tensor) -> Trainee:
+def trainee(name: str, entry: Row, images: Tensor, labels: Tensor) -> Trainee:
     """The subject `name`, whose experiment is `entry`."""
     subject = SUBJECTS[name]
     if subject.library is None and subject.method is not None:
@@ -147,7 +149,7 @@ def trainee(name: str, entry: Experiment, images: Tensor, labels: Tensor) -> Tra
     return Trainee(network, entry.training, images, labels)
 
 
-def _float_network(entry: Experiment, images: Tensor) -> nn.Module:
+def _float_network(entry: Row, images: Tensor) -> nn.Module:
     torch.manual_seed(0)
-    network = networks.build(entry.network, entry.dataset_config.classes, entry.dataset_config.form)
+    network = networks.build(entry.network, entry.dataset_settings.classes, entry.dataset_settings.form)
     return network.to(images.device, memory_format=torch.channels_last)

@@ -7,7 +7,7 @@ takes 4 s and prints 1,200 train, 200 val and 397 test images; --profile cifar10
 
 from pathlib import Path
 
-from dbq.datasets import arrays, cifar10, digits, imagenet, tiny_imagenet, visual_wake_words
+from dbq.datasets import arrays, cifar10, digits, imagenet, visual_wake_words
 from dbq.datasets.arrays import Prepared, Split, load
 from dbq.errors import DbqError
 
@@ -17,7 +17,6 @@ __all__ = ["SOURCES", "Prepared", "Split", "load", "prepare"]
 SOURCES = {
     "digits": digits.read,
     "cifar10": cifar10.read,
-    "tiny_imagenet": tiny_imagenet.read,
     "imagenet": imagenet.read,
     "visual_wake_words": visual_wake_words.read,
 }
@@ -26,7 +25,7 @@ SOURCES = {
 def prepare(name: str, profile: str, config, folder, raw="data/raw", log=print) -> dict:
     """Obtain the source, decode it once, carve the validation split and write arrays and manifest into folder; returns the manifest.
 
-    config: a dbq.config.DatasetConfig. raw: where downloads go and files are looked for. Raises DbqError for a source that can't be
+    config: a dbq.settings.resolve.DatasetSettings. raw: where downloads go and files are looked for. Raises DbqError for a source that can't be
     had or is damaged, and for a config that doesn't fit it.
     """
     if config.source not in SOURCES:

@@ -3,8 +3,9 @@
 import argparse
 import sys
 
-from dbq import config, datasets
 from dbq.errors import main_with_errors
+from dbq.settings import datasets
+from dbq.settings import resolve as config
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from dbq import config
 from dbq.errors import DbqError, main_with_errors
 from dbq.export import container
 from dbq.export.verify import verify, verify_onnx
+from dbq.settings import resolve as config
 
 
 def main():

@@ -25,11 +25,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from dbq.engine.program import Program
 from dbq.errors import DbqError
 from dbq.export import packing
 from dbq.export.packing import Code
 from dbq.files import write_atomically
+from dbq.integer.program import Program
 
 FORMAT, VERSION = "dbq", 1
 ENTRY = "dbq"  # of the safetensors metadata

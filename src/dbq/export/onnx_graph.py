@@ -16,12 +16,12 @@ import json
 import numpy as np
 import torch
 
-from dbq.activations import ActivationQuantizer
-from dbq.engine import fold
-from dbq.engine.graph import moved
-from dbq.engine.streams import operands
 from dbq.errors import DbqError
 from dbq.files import write_atomically
+from dbq.insertion.activations import ActivationQuantizer
+from dbq.integer import fold
+from dbq.integer.graph import moved
+from dbq.integer.streams import operands
 
 OPSET, IR_VERSION = 17, 8  # of 2022: every onnxruntime since 1.12 runs it
 ANNOTATION = "finn_datatype"

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from dbq import datasets, networks, policies
-from dbq.config import EngineConfig, Experiment
-from dbq.engine import fold, replay
-from dbq.engine.compile import Compiled, EngineSettings, compile_network
+from dbq import datasets, networks
 from dbq.errors import DbqError
 from dbq.export.container import StoredWeights
 from dbq.export.verify import measure
+from dbq.insertion import policies
+from dbq.integer import fold, replay
+from dbq.integer.compile import Compiled, Widths, compile_network
+from dbq.settings.resolve import EngineSettings, Row
 from dbq.training import checkpoints
 
 
@@ -27,7 +28,7 @@ class Trained:
     metadata: dict
 
 
-def load(experiment: Experiment, model, data, config: EngineConfig) -> Trained:
+def load(experiment: Row, model, data, config: EngineSettings) -> Trained:
     """The first seed's network of a model file, compiled for uint8 images, and run on the test images in the prepared folder `data`.
 
     Raises DbqError for a model of another experiment, and as the engine does for networks that have no integer form.
@@ -37,14 +38,14 @@ def load(experiment: Experiment, model, data, config: EngineConfig) -> Trained:
         raise DbqError(f"{model}: a model of {saved.get('key')}, not of {experiment.key}", f"name the model file of {experiment.key}")
     loaded = replay.load(experiment, model)
     manifest = datasets.load(data, ()).manifest
-    settings = EngineSettings(config.fixed_point_bits, config.accumulator_bits)
+    settings = Widths(config.fixed_point_bits, config.accumulator_bits)
     shape = (3, loaded.image_size, loaded.image_size)
     compiled = compile_network(loaded.network, shape, settings, manifest["mean"], manifest["std"])
     seed = experiment.seeds[0]
     metadata = {
         "experiment": experiment.key, "profile": experiment.profile, "network": experiment.network, "dataset": experiment.dataset,
         "method": experiment.method, "seed": seed, "activation_bits": experiment.activation_bits,
-        "form": experiment.dataset_config.form, "classes": manifest["class_names"], "mean": manifest["mean"], "std": manifest["std"],
+        "form": experiment.dataset_settings.form, "classes": manifest["class_names"], "mean": manifest["mean"], "std": manifest["std"],
         "policy": policy_table(experiment, compiled, loaded.image_size),
         "provenance": provenance(saved["states"][str(seed)], manifest),
         "recorded": measure(compiled.program, data),
@@ -71,11 +72,11 @@ def stored_weights(network: nn.Module, compiled: Compiled) -> dict[str, StoredWe
     return result
 
 
-def policy_table(experiment: Experiment, compiled: Compiled, image_size: int) -> list[dict]:
+def policy_table(experiment: Row, compiled: Compiled, image_size: int) -> list[dict]:
     """The rows of the layer policy with the clips of the trained network; where a clip came from, training alone knows."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = networks.build(experiment.network, experiment.dataset_config.classes, experiment.dataset_config.form)
+        network = networks.build(experiment.network, experiment.dataset_settings.classes, experiment.dataset_settings.form)
         rows = policies.quantize(network, experiment, torch.randn(8, 3, image_size, image_size), fit=False)
     inputs = {operation.layer: compiled.program.values[operation.inputs[0]] for operation in compiled.program.dot_products()}
     table = []
@@ -87,5 +88,5 @@ def policy_table(experiment: Experiment, compiled: Compiled, image_size: int) ->
     return table
 
 
-def default_model(experiment: Experiment) -> Path:
+def default_model(experiment: Row) -> Path:
     return Path("runs") / experiment.profile / "models" / f"quantize-{experiment.key}.pt"

@@ -7,9 +7,9 @@ import torch
 
 from dbq import datasets
 from dbq.datasets.loader import Batches
-from dbq.engine.program import Program
 from dbq.errors import DbqError
 from dbq.export import container
+from dbq.integer.program import Program
 
 BLOCK = 500  # images at a time
 ONNX_BOUND = 0.1  # points of top1 between the ONNX graph and the integers: its float32 sums may round an activation the other way

@@ -9,8 +9,8 @@ from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_
 from dbq.quantizers.compiled import LARGEST
 from dbq.quantizers.initial import least_squares_scales
 from dbq.quantizers.levels import assign, levels_and_planes, midpoints, take
-from dbq.quantizers.settings import DbqConfig
 from dbq.quantizers.temperature import temperature
+from dbq.settings.quantizers import DbqSettings
 
 COLLAPSED = 1e-3  # a branch below this fraction of the largest one adds levels that nothing can tell apart
 
@@ -38,7 +38,7 @@ class BranchQuantizer(WeightQuantizer):
     In training mode the forward pass is hard or soft as configured; in evaluation mode it is always hard.
     """
 
-    def __init__(self, weight: Tensor, config: DbqConfig, fit: bool = True):
+    def __init__(self, weight: Tensor, config: DbqSettings, fit: bool = True):
         """fit: scales from the weights; otherwise placeholders that a saved state replaces."""
         super().__init__()
         self.config = config

@@ -1,9 +1,9 @@
 """How the temperature rises during training (in units of 1 / largest level)."""
 
-from dbq.quantizers.settings import TemperatureConfig
+from dbq.settings.quantizers import TemperatureSettings
 
 
-def temperature(config: TemperatureConfig, progress: float) -> float:
+def temperature(config: TemperatureSettings, progress: float) -> float:
     """The temperature at `progress` (0 at the first step, 1 at the last)."""
     if config.schedule == "constant":
         return config.start

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from dbq import config
 from dbq.errors import main_with_errors
 from dbq.report.index import publish
+from dbq.settings import resolve as config
 
 
 def main():

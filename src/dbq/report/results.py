@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dbq.config import check_profile, lookup
 from dbq.errors import DbqError
 from dbq.files import read_json
+from dbq.settings.resolve import check_profile, lookup
 
 COSTS = ("c_c", "c_s", "c_r", "c_m")
 NOT_RUN = "not run"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from dbq.config import is_recorded, lookup
 from dbq.errors import DbqError
 from dbq.files import read_csv, write_text
 from dbq.report import ablation_report, overhead_figures, results
+from dbq.settings.resolve import is_recorded, lookup
 
 LITERATURE = "data/reference/literature.csv"
 ACCURACY_COLUMNS = [

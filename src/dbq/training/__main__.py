@@ -4,8 +4,8 @@ import argparse
 import time
 from pathlib import Path
 
-from dbq import config
 from dbq.errors import DbqError, main_with_errors
+from dbq.settings import resolve as config
 from dbq.training import checkpoints, results, runs, sweeps
 from dbq.training.loop import OutOfTime
 
@@ -46,12 +46,12 @@ def train(arguments) -> None:
         if arguments.out:
             results.write_float(run, entry, arguments.out, arguments.out / "model.pt")
         return
-    path = arguments.float_model or Path("runs") / profile / "models" / f"pretrain-{entry.pretrain_key}.pt"
+    path = arguments.float_model or Path("runs") / profile / "models" / f"pretrain-{entry.start}.pt"
     if path.exists():
         float_state = checkpoints.load(path)["state"]
     else:
         print(f"{path} isn't there: the float network comes first")
-        float_state = runs.train_float(config.pretrain(params, profile, entry.pretrain_key), setting).network.state_dict()
+        float_state = runs.train_float(config.pretrain(params, profile, entry.start), setting).network.state_dict()
     seeds = entry.seeds if arguments.seed is None else [arguments.seed]
     if not set(seeds) <= set(entry.seeds):
         raise DbqError(f"--seed: {arguments.seed} is not a seed of {entry.key}", f"its seeds are {entry.seeds}")

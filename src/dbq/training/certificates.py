@@ -3,7 +3,7 @@
 import torch
 
 from dbq.errors import DbqError
-from dbq.policies import method_quantizers
+from dbq.insertion.policies import method_quantizers
 from dbq.quantizers.branch_function import BranchQuantize, OneLayer, soft
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.training.runs import Run

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dbq.config import TrainingConfig
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
-from dbq.policies import branch_quantizers, compile_quantizers, weight_quantizers
+from dbq.insertion.policies import branch_quantizers, compile_quantizers, weight_quantizers
 from dbq.quantizers import together
+from dbq.settings.resolve import TrainingSettings
 from dbq.training import optimiser as optimisers
 from dbq.training import precision
 from dbq.training.checkpoints import Checkpoint
@@ -66,7 +66,7 @@ def fit(
     network: nn.Module,
     train: Batches,
     validation: Batches,
-    recipe: TrainingConfig,
+    recipe: TrainingSettings,
     seed: int,
     checkpoint: Checkpoint,
     provenance: dict[str, str],
@@ -130,7 +130,7 @@ def fit(
 class Trainee:
     """A network with what its steps need: optimiser, quantizers, teacher, and the compiled forward pass if the recipe asks for it."""
 
-    def __init__(self, network: nn.Module, optimiser, recipe: TrainingConfig, seed: int, teacher: nn.Module | None, log=print):
+    def __init__(self, network: nn.Module, optimiser, recipe: TrainingSettings, seed: int, teacher: nn.Module | None, log=print):
         self.network, self.optimiser, self.recipe, self.seed, self.teacher = network, optimiser, recipe, seed, teacher
         self.oscillation = Oscillation(network)
         self.device = next(network.parameters()).device

@@ -5,14 +5,14 @@ import math
 import torch
 from torch import Tensor, nn, optim
 
-from dbq.activations import ActivationQuantizer
-from dbq.config import TrainingConfig
+from dbq.insertion.activations import ActivationQuantizer
 from dbq.quantizers.base import WeightQuantizer
+from dbq.settings.resolve import TrainingSettings
 
 STEP_FACTOR = 0.1  # of the step schedule at each milestone
 
 
-def build(network: nn.Module, recipe: TrainingConfig) -> optim.SGD:
+def build(network: nn.Module, recipe: TrainingSettings) -> optim.SGD:
     """Three groups: layer weights (decayed), batch norm and biases (not decayed), scales of quantizers (not decayed, own rate)."""
     scales = {
         parameter
@@ -44,7 +44,7 @@ def build(network: nn.Module, recipe: TrainingConfig) -> optim.SGD:
     return optim.SGD(groups, **settings, fused=True)
 
 
-def learning_rate(recipe: TrainingConfig, step: int, steps_per_epoch: int) -> float:
+def learning_rate(recipe: TrainingSettings, step: int, steps_per_epoch: int) -> float:
     """The rate of step 0, 1, ..: linear warm-up, then cosine to 0 at the last step, tenths at milestones, or constant."""
     warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
     if step < warmup:

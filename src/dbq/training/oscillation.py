@@ -9,7 +9,7 @@ first one weights still travel to their places at the highest learning rates.
 import torch
 from torch import nn
 
-from dbq.policies import weight_quantizers
+from dbq.insertion.policies import weight_quantizers
 
 SAMPLED = 10  # steps between two looks
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from dbq.config import Experiment, Pretrain, TrainingConfig, settings_of
 from dbq.files import write_csv, write_json
-from dbq.policies import COLUMNS, branch_quantizers, method_quantizers, weight_quantizers
+from dbq.insertion.policies import COLUMNS, branch_quantizers, method_quantizers, weight_quantizers
 from dbq.quantizers import branch_function
 from dbq.quantizers.temperature import temperature
+from dbq.settings.resolve import Row, Start, TrainingSettings, settings_of
 from dbq.training import checkpoints
 from dbq.training.loop import HISTORY
 from dbq.training.runs import Run
@@ -17,7 +17,7 @@ BINS = 80
 CURVE_POINTS = 401
 
 
-def label(stand_in: bool, device: str, recipe: TrainingConfig, epochs: int) -> str:
+def label(stand_in: bool, device: str, recipe: TrainingSettings, epochs: int) -> str:
     """How far a number may be believed."""
     if stand_in:
         return "SMOKE: stand-in images, not evidence"
@@ -52,9 +52,9 @@ def summary(run: Run) -> dict:
     }  # fmt: skip
 
 
-def metrics(entry: Pretrain | Experiment, summaries: list[dict]) -> dict:
+def metrics(entry: Start | Row, summaries: list[dict]) -> dict:
     """What tables read, from the summaries of all seeds; the same schema for float and quantized networks."""
-    quantized = isinstance(entry, Experiment)
+    quantized = isinstance(entry, Row)
     first = summaries[0]
     device = "; ".join(dict.fromkeys(name for one in summaries for name in one["device"].split("; ")))
     result = {
@@ -65,16 +65,16 @@ def metrics(entry: Pretrain | Experiment, summaries: list[dict]) -> dict:
         "epochs": first["epochs"], "seeds": [one["seed"] for one in summaries],
         **{name: [one[name] for one in summaries] for name in ("top1", "val_top1", "zero_rate")},
         "device": device, "data_source": first["data_source"],
-        "label": label(entry.dataset_config.stand_in, device, entry.training, first["epochs"]),
+        "label": label(entry.dataset_settings.stand_in, device, entry.training, first["epochs"]),
     }  # fmt: skip
     if quantized:
-        result |= {"float_key": entry.pretrain_key, "zero_rate_per_branch": [one["zero_rate_per_branch"] for one in summaries]}
+        result |= {"float_key": entry.start, "zero_rate_per_branch": [one["zero_rate_per_branch"] for one in summaries]}
     else:
         result["weights_source"] = entry.weights.source if entry.weights else "trained here"
     return result
 
 
-def write_float(run: Run, entry: Pretrain, folder, model) -> dict:
+def write_float(run: Run, entry: Start, folder, model) -> dict:
     """Write metrics.json, history.csv and the model file; return the metrics."""
     values = metrics(entry, [summary(run)])
     checkpoints.save(model, {"key": entry.key, "network": entry.network, "image_size": run.image_size, "state": run.network.state_dict()})
@@ -83,7 +83,7 @@ def write_float(run: Run, entry: Pretrain, folder, model) -> dict:
     return values
 
 
-def write_quantized(runs: list[Run], entry: Experiment, folder, model) -> dict:
+def write_quantized(runs: list[Run], entry: Row, folder, model) -> dict:
     """Write metrics.json, history.csv, policy.csv, weights.json, annealing.json and the model file of all seeds."""
     folder = Path(folder)
     values = metrics(entry, [summary(run) for run in runs])
@@ -118,7 +118,7 @@ def weight_histograms(network, method: str) -> list[dict]:
 
 
 @torch.no_grad()
-def annealing_curves(entry: Experiment, network) -> dict:
+def annealing_curves(entry: Row, network) -> dict:
     """The transfer curve of the first layer of branches, with its final scales, at the temperatures of five epochs, and hard."""
     first = next(iter(branch_quantizers(network)), None)
     if first is None:

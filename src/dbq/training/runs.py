@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dbq import datasets, networks, policies
-from dbq.config import DatasetConfig, Experiment, Pretrain, TrainingConfig, fingerprint
+from dbq import datasets, networks
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
+from dbq.insertion import policies
 from dbq.networks.external import load_external
-from dbq.schema import plain
+from dbq.settings.resolve import DatasetSettings, Row, Start, TrainingSettings, fingerprint
+from dbq.settings.schema import plain
 from dbq.training import allocator, checkpoints
 from dbq.training.checkpoints import Checkpoint, tensors_digest
 from dbq.training.evaluation import top1
@@ -55,22 +56,22 @@ class Run:
     policy: list = field(default_factory=list)
 
 
-def train_float(run: Pretrain, setting: Setting) -> Run:
-    """Train the float network of a Pretrain entry, or take it from its external weights (0 epochs)."""
+def train_float(run: Start, setting: Setting) -> Run:
+    """Train the float network of a Start entry, or take it from its external weights (0 epochs)."""
     data = datasets.load(setting.data)
     torch.manual_seed(run.seed)
-    network = networks.build(run.network, run.dataset_config.classes, run.dataset_config.form)
+    network = networks.build(run.network, run.dataset_settings.classes, run.dataset_settings.form)
     if run.weights is not None:
         load_external(network, find_weights(run.weights.file), run.weights.sha256)
     return _train(run, network, _float_recipe(run), run.seed, float_identity(run, data.manifest), data, setting)
 
 
-def train_quantized(experiment: Experiment, seed: int, float_state: dict[str, Tensor], setting: Setting, test: bool = True) -> Run:
+def train_quantized(experiment: Row, seed: int, float_state: dict[str, Tensor], setting: Setting, test: bool = True) -> Run:
     """Quantize the float network and train it on; test: False leaves the test images alone (top1 is then None)."""
     data = datasets.load(setting.data)
     torch.manual_seed(seed)
-    network = networks.build(experiment.network, experiment.dataset_config.classes, experiment.dataset_config.form)
-    load_state(network, float_state, f"float weights of {experiment.pretrain_key}")
+    network = networks.build(experiment.network, experiment.dataset_settings.classes, experiment.dataset_settings.form)
+    load_state(network, float_state, f"float weights of {experiment.start}")
     # on the CPU: every device starts from the same scales, and the fits are many small operations, which a GPU is slow at
     policy = policies.quantize(network, experiment, calibration_images(data, experiment.activations.calibration_images))
     identity = quantized_identity(experiment, seed, float_state, data.manifest)
@@ -79,23 +80,23 @@ def train_quantized(experiment: Experiment, seed: int, float_state: dict[str, Te
     return run
 
 
-def _teacher(experiment: Experiment, float_state: dict[str, Tensor], setting: Setting) -> nn.Module | None:
+def _teacher(experiment: Row, float_state: dict[str, Tensor], setting: Setting) -> nn.Module | None:
     """The float network, where the recipe distils from it."""
     if experiment.training.distillation == 0:
         return None
-    network = networks.build(experiment.network, experiment.dataset_config.classes, experiment.dataset_config.form)
-    load_state(network, float_state, f"float weights of {experiment.pretrain_key}")
+    network = networks.build(experiment.network, experiment.dataset_settings.classes, experiment.dataset_settings.form)
+    load_state(network, float_state, f"float weights of {experiment.start}")
     return network.to(setting.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def rebuild(experiment: Experiment, state: dict[str, Tensor], image_size: int) -> nn.Module:
+def rebuild(experiment: Row, state: dict[str, Tensor], image_size: int) -> nn.Module:
     """The quantized network of a saved state, in evaluation mode.
 
     Scales and clips are placeholders until the state replaces them, hence the random image.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = networks.build(experiment.network, experiment.dataset_config.classes, experiment.dataset_config.form)
+        network = networks.build(experiment.network, experiment.dataset_settings.classes, experiment.dataset_settings.form)
         policies.quantize(network, experiment, torch.randn(8, 3, image_size, image_size), fit=False)
     load_state(network, state, f"model of {experiment.key}")
     return network.eval()
@@ -140,46 +141,46 @@ def describe_source(manifest: dict) -> str:
     return f"{manifest['source']} (stand-in)" if manifest["stand_in"] else manifest["source"]
 
 
-def float_identity(run: Pretrain, manifest: dict) -> dict:
+def float_identity(run: Start, manifest: dict) -> dict:
     """Everything that decides the result of a float training; its fingerprint names the checkpoint."""
     identity = {"kind": "float", "network": run.network, "recipe": plain(_float_recipe(run)), "seed": run.seed}
     if run.weights is not None:
         identity["weights"] = run.weights.sha256
-    return identity | _data_identity(run.dataset_config, manifest)
+    return identity | _data_identity(run.dataset_settings, manifest)
 
 
-def quantized_identity(experiment: Experiment, seed: int, float_state: dict[str, Tensor], manifest: dict) -> dict:
+def quantized_identity(experiment: Row, seed: int, float_state: dict[str, Tensor], manifest: dict) -> dict:
     """The same of a quantized training."""
     return {
         "kind": "quantized", "network": experiment.network, "method": experiment.method, "seed": seed,
         "quantizer": plain(experiment.quantizer), "activation_bits": experiment.activation_bits,
         "activations": plain(experiment.activations), "policy": plain(experiment.policy),
         "recipe": plain(experiment.training), "float": tensors_digest(float_state),
-        **_data_identity(experiment.dataset_config, manifest),
+        **_data_identity(experiment.dataset_settings, manifest),
     }  # fmt: skip
 
 
-def _float_recipe(run: Pretrain) -> TrainingConfig:
+def _float_recipe(run: Start) -> TrainingSettings:
     """External weights are taken as they are: 0 epochs."""
     return run.training if run.weights is None else dataclasses.replace(run.training, epochs=0)
 
 
-def checkpoint_of(entry: Pretrain | Experiment, seed: int, identity: dict, folder) -> Checkpoint:
+def checkpoint_of(entry: Start | Row, seed: int, identity: dict, folder) -> Checkpoint:
     """FOLDER/PROFILE/KEY/seed-S-FINGERPRINT.pt"""
     return Checkpoint(Path(folder) / entry.profile / entry.key, seed, fingerprint(identity), entry.network)
 
 
-def _data_identity(config: DatasetConfig, manifest: dict) -> dict:
+def _data_identity(config: DatasetSettings, manifest: dict) -> dict:
     return {"version": RECIPE_VERSION, "dataset": plain(config), "data": manifest["content_sha256"]}
 
 
-def _train(entry, network, recipe: TrainingConfig, seed, identity, data, setting: Setting, teacher=None, test=True) -> Run:
+def _train(entry, network, recipe: TrainingSettings, seed, identity, data, setting: Setting, teacher=None, test=True) -> Run:
     allocator.keep_freed_memory()
     network = network.to(setting.device, memory_format=torch.channels_last)
     manifest, splits = data.manifest, data.splits
     checkpoint = checkpoint_of(entry, seed, identity, setting.checkpoints)
     provenance = checkpoints.provenance(torch.device(setting.device), torch.get_num_threads(), describe_source(manifest))
-    train = batches(splits["train"], manifest, recipe.batch_size, setting.device, entry.dataset_config.augment)
+    train = batches(splits["train"], manifest, recipe.batch_size, setting.device, entry.dataset_settings.augment)
     validation = batches(splits["val"], manifest, EVALUATION_BATCH, setting.device)
     done = fit(network, train, validation, recipe, seed, checkpoint, provenance, teacher, setting.deadline, setting.log)
     state = checkpoint.read(setting.device, log=lambda line: None)

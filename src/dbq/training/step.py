@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dbq.activations import ActivationQuantizer
-from dbq.policies import weight_quantizers
+from dbq.insertion.activations import ActivationQuantizer
+from dbq.insertion.policies import weight_quantizers
 
 EAGER_STEPS = 3  # libraries choose their kernels and make their workspaces before a graph is captured
 

@@ -1,0 +1,1 @@
+"""The four hardware costs: formulas, and their count on the planes of a trained network."""

@@ -1,1 +1,0 @@
-"""What a network costs on hardware, counted on its trained weights."""

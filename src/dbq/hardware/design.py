@@ -1,0 +1,195 @@
+"""What a ternary dot-product engine (TDPE) is, and the integers that its netlist computes.
+
+    y = sum over branches j of scale_j * sum over i of planes[j, i] * x[i]        planes in {-1, 0, 1}, scales unsigned integers
+
+`evaluate` follows the adders of library.sv one by one (inversions, carry-ins, wrap-around): it checks a design without a simulator.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from dbq.cost.formulas import ceil_log2
+from dbq.errors import DbqError
+
+KINDS = ("port", "constant")
+STRUCTURES = ("chain", "tree")
+# name of a setting: (lowest, highest)
+RANGES = {"length": (1, 8192), "activation_bits": (1, 16), "branches": (1, 8), "scale_bits": (1, 32)}
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """One engine. planes (branches, length) of -1, 0, 1 makes the weights constants (kind "constant"); None puts them on a port.
+
+    structure: "chain" adds product after product at the final width, as the cost formula counts; "tree" is balanced and its adders grow
+    with the level. accumulator_bits limits the width of every ternary sum; None is the width that no activation and no weight can overflow.
+    Raises DbqError that names the setting.
+    """
+
+    length: int
+    activation_bits: int
+    branches: int
+    signed: bool = False  # activations
+    scale_bits: int = 8
+    structure: str = "chain"
+    accumulator_bits: int | None = None
+    planes: np.ndarray | None = None
+
+    def __post_init__(self):
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+                raise DbqError(f"hardware: {name} {value!r} is out of range", f"pass an integer from {low} to {high}")
+        if self.structure not in STRUCTURES:
+            raise DbqError(f"hardware: unknown structure {self.structure!r}", f"choose one of {', '.join(STRUCTURES)}")
+        if self.accumulator_bits is not None and self.accumulator_bits < self.product_bits:
+            raise DbqError(
+                f"hardware: an accumulator of {self.accumulator_bits} bits is too narrow for one product of {self.product_bits} bits",
+                f"pass accumulator_bits of {self.product_bits} and more, or None for the width that always suffices",
+            )
+        if self.planes is not None:
+            check_planes(self.planes, (self.branches, self.length))
+        if self.output_bits() > 63:
+            raise DbqError(
+                f"hardware: an output of {self.output_bits()} bits doesn't fit the 64-bit integers that it is compared with",
+                "pass a smaller length, activation_bits or scale_bits",
+            )
+
+    @property
+    def kind(self) -> str:
+        return "port" if self.planes is None else "constant"
+
+    @property
+    def product_bits(self) -> int:
+        """A product before its carry: x or its inversion, with a sign bit where x has none."""
+        return self.activation_bits + (0 if self.signed else 1)
+
+    def nonzeros(self) -> np.ndarray:
+        """Products of each branch (branches,): all on a port, the non-zero ones where the weights are constants."""
+        return np.full(self.branches, self.length) if self.planes is None else np.count_nonzero(self.planes, 1)
+
+    def natural_bits(self, products: int) -> int:
+        return self.product_bits + int(ceil_log2(products))
+
+    def sum_bits(self, products: int) -> int:
+        """Width of the sum of so many products, its carry not included."""
+        return min(self.natural_bits(products), self.accumulator_bits or self.natural_bits(products))
+
+    def output_bits(self) -> int:
+        used = [int(n) for n in self.nonzeros() if n]
+        return max((self.sum_bits(n) for n in used), default=1) + self.scale_bits + int(ceil_log2(max(len(used), 1)))
+
+    def with_planes(self, planes) -> "Design":
+        return replace(self, planes=np.asarray(planes))
+
+
+class Computed(NamedTuple):
+    values: np.ndarray  # (n,) int64
+    overflow: np.ndarray  # (n,) bool: an addition left the accumulator; the value is right wherever this is False
+
+
+def check_planes(planes, shape) -> np.ndarray:
+    """planes as int64; DbqError unless they have this shape and hold nothing but -1, 0 and 1."""
+    planes = np.asarray(planes)
+    if planes.shape[-2:] != tuple(shape) or planes.ndim not in (2, 3):
+        raise DbqError(
+            f"hardware: planes of shape {planes.shape}", f"pass (branches, length) = {tuple(shape)}, or one such array for each row"
+        )
+    if not np.isin(planes, (-1, 0, 1)).all():
+        raise DbqError("hardware: planes hold other values than -1, 0 and 1", "pass the planes of a ternary decomposition")
+    return planes.astype(np.int64)
+
+
+def check_vectors(design: Design, activations, planes, scales) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """activations (n, length), planes and scales for each of the n dot products, (n or 1, branches, length) and (n or 1, branches).
+
+    planes None are the design's own. Raises DbqError for shapes that don't fit and for values that the bits can't hold.
+    """
+    activations = _integers("activations", activations)
+    if activations.ndim != 2 or activations.shape[1] != design.length or not len(activations):
+        raise DbqError(f"hardware: activations of shape {activations.shape}", f"pass (n, {design.length}) with n of 1 and more")
+    bits = design.activation_bits
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if design.signed else (0, (1 << bits) - 1)
+    if activations.min() < low or activations.max() > high:
+        sign = "signed" if design.signed else "unsigned"
+        raise DbqError(
+            f"hardware: activations from {activations.min()} to {activations.max()} don't fit {bits} {sign} bits ({low} to {high})",
+            "pass quantized activations, and signed=True where the layer's input can be negative",
+        )
+    if planes is None and design.planes is None:
+        raise DbqError("hardware: no planes for an engine with its weights on a port", "pass planes of -1, 0 and 1")
+    planes = check_planes(design.planes if planes is None else planes, (design.branches, design.length))
+    if design.planes is not None and not (planes == design.planes).all():
+        raise DbqError("hardware: other planes than the constants of this engine", "pass planes=None, or design an engine for these planes")
+    planes = planes if planes.ndim == 3 else planes[None]
+    scales = _integers("scales", scales)
+    scales = scales if scales.ndim == 2 else scales[None]
+    if scales.shape[1:] != (design.branches,) or scales.min() < 0 or scales.max() >= 1 << design.scale_bits:
+        raise DbqError(
+            f"hardware: scales of shape {scales.shape} from {scales.min(initial=0)} to {scales.max(initial=0)}",
+            f"pass {design.branches} unsigned integers of {design.scale_bits} bits",
+        )
+    for name, rows in (("planes", len(planes)), ("scales", len(scales))):
+        if rows not in (1, len(activations)):
+            raise DbqError(f"hardware: {rows} {name} for {len(activations)} activations", "pass one for all, or one for each")
+    return activations, planes, scales
+
+
+def _integers(name: str, values) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype.kind not in "iu":
+        raise DbqError(f"hardware: {name} are {values.dtype}, not integers", "quantize them and pass an integer array")
+    return values.astype(np.int64)
+
+
+def reference(activations: np.ndarray, planes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The dot products (n,) in exact integers, for arrays as check_vectors returns them."""
+    sums = np.einsum("nbl,nl->nb", np.broadcast_to(planes, (len(activations), *planes.shape[1:])), activations)
+    return (sums * scales).sum(1)
+
+
+def evaluate(design: Design, activations, planes, scales) -> Computed:
+    """What the netlist computes, adder by adder; arguments as for simulate()."""
+    activations, planes, scales = check_vectors(design, activations, planes, scales)
+    total, overflow = 0, np.zeros(len(activations), bool)
+    for branch in range(design.branches):
+        weights = np.broadcast_to(planes[:, branch], activations.shape)
+        columns = np.arange(design.length) if design.planes is None else np.flatnonzero(design.planes[branch])
+        if not len(columns):
+            continue
+        negative = weights[:, columns] < 0
+        selected = np.where(weights[:, columns] != 0, activations[:, columns], 0)
+        inverted = np.where(negative, ~selected, selected)
+        value, flag = (_chain if design.structure == "chain" else _tree)(design, inverted, negative.astype(np.int64))
+        overflow |= flag
+        total = total + (value + negative[:, 0]) * scales[:, branch]
+    return Computed(np.broadcast_to(total, len(activations)).astype(np.int64), overflow)
+
+
+def _add(a, b, carry, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """A signed addition of this width: the wrapped sum, and whether it left the width."""
+    exact = a + b + carry
+    wrapped = ((exact + (1 << bits - 1)) & ((1 << bits) - 1)) - (1 << bits - 1)
+    return wrapped, wrapped != exact
+
+
+def _chain(design: Design, terms: np.ndarray, carries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    bits = design.sum_bits(terms.shape[1])
+    total, overflow = terms[:, 0], np.zeros(len(terms), bool)
+    for i in range(1, terms.shape[1]):
+        total, left = _add(total, terms[:, i], carries[:, i], bits)
+        overflow = overflow | left
+    return total, overflow
+
+
+def _tree(design: Design, terms: np.ndarray, carries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    length = terms.shape[1]
+    if length == 1:
+        return terms[:, 0], np.zeros(len(terms), bool)
+    left = 1 << int(ceil_log2(length)) - 1
+    a, flag_a = _tree(design, terms[:, :left], carries[:, :left])
+    b, flag_b = _tree(design, terms[:, left:], carries[:, left:])
+    total, flag = _add(a, b, carries[:, left], design.sum_bits(length))
+    return total, flag | flag_a | flag_b

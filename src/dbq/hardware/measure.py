@@ -1,0 +1,131 @@
+"""Counted adders against synthesised ones, and simulated dot products against integers, over a grid of engines.
+
+    python -m dbq.hardware measure --out data/reference/hardware.csv
+
+writes one row per engine of committed_grid(), in a quarter of an hour on one core; --lengths, --activation-bits and --branches measure
+another grid instead.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from dbq.hardware import table, tools
+from dbq.hardware.design import STRUCTURES, Design
+from dbq.hardware.simulation import mismatches
+from dbq.hardware.synthesis import synthesise
+
+LENGTHS = (9, 27, 64)  # 3x3 depthwise; first layer of RGB; pointwise of 64 channels
+ACTIVATION_BITS = (4, 8)
+BRANCHES = (1, 2, 3)
+ZERO_RATES = (0.0, 0.3, 0.6)
+VECTORS = 10_000  # of an engine with a weight port; a tenth of an engine of constant weights, of which there are three times as many
+FILTERS = 100  # sets of weights that the vectors of an engine with a weight port are spread over
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: str
+    structure: str
+    length: int
+    activation_bits: int
+    branches: int
+    zero_rate: float
+
+    def design(self) -> Design:
+        planes = None
+        if self.kind == "constant":
+            planes = random_planes(self.random(), (self.branches, self.length), self.zero_rate)
+        return Design(self.length, self.activation_bits, self.branches, structure=self.structure, planes=planes)
+
+    def random(self) -> np.random.Generator:
+        return np.random.default_rng([self.length, self.activation_bits, self.branches, round(100 * self.zero_rate)])
+
+
+def grid(lengths=LENGTHS, activation_bits=ACTIVATION_BITS, branches=BRANCHES, zero_rates=ZERO_RATES) -> list[Case]:
+    """Every combination, the cheap ones first. An engine with a weight port is the same for every zero rate and stands once, at rate 0."""
+    cases = [
+        Case(kind, structure, *sizes, rate)
+        for kind, structure in product(("port", "constant"), STRUCTURES)
+        for sizes in product(lengths, activation_bits, branches)
+        for rate in (zero_rates if kind == "constant" else (0.0,))
+    ]
+    return sorted(cases, key=lambda case: case.length * case.branches)
+
+
+def committed_grid() -> list[Case]:
+    """What the committed file holds: the grid, and the shortest ternary dot product of ResNet-20 at 8 bits."""
+    return grid() + grid((144,), (8,), (1, 2))
+
+
+def random_planes(random: np.random.Generator, shape: tuple[int, int], zero_rate: float) -> np.ndarray:
+    """Planes of random signs with exactly round(zero_rate * length) zeros in each branch."""
+    planes = random.choice([-1, 1], shape)
+    for plane in planes:
+        plane[random.permutation(shape[1])[: round(zero_rate * shape[1])]] = 0
+    return planes
+
+
+def vectors(case: Case, count: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Random activations, planes (for a weight port) and scales of `count` dot products; the first ones are the extremes of the range."""
+    random = case.random()
+    top = (1 << case.activation_bits) - 1
+    activations = random.integers(0, top + 1, (count, case.length))
+    scales = random.integers(0, 256, (count, case.branches))
+    activations[:2], scales[:2] = top, 255
+    if case.kind == "constant":
+        return activations, None, scales
+    filters = [random_planes(random, (case.branches, case.length), rate) for rate in random.uniform(0, 1, min(FILTERS, count))]
+    planes = np.stack(filters)[np.arange(count) * len(filters) // count]
+    planes[0], planes[1:2] = 1, -1
+    return activations, planes, scales
+
+
+def measure(case: Case, count: int = VECTORS) -> dict:
+    """One row of the table, with a tenth of `count` vectors where the weights are constants; needs Icarus Verilog and Yosys (DbqError)."""
+    design = case.design()
+    count = count if case.kind == "port" else constant_vectors(count)
+    return table.row(design, case.zero_rate, synthesise(design), count, mismatches(design, *vectors(case, count)))
+
+
+def constant_vectors(count: int) -> int:
+    """Vectors of an engine of constant weights where an engine with a weight port gets `count`."""
+    return -(-count // 10)
+
+
+def measure_all(cases: Iterable[Case], count: int = VECTORS, jobs: int = 1, report: Callable[[dict], None] | None = None) -> list[dict]:
+    """Rows in the order of the cases; the tools run in `jobs` processes at a time. report(row) is called for each row."""
+    return in_parallel(lambda case: measure(case, count), cases, jobs, report)
+
+
+def in_parallel(measure_one: Callable[[object], dict], cases: Iterable, jobs: int, report: Callable[[dict], None] | None) -> list[dict]:
+    """[measure_one(case), ...] in order; raises DbqError before the first one where a tool is missing."""
+    for name in tools.TOOLS:
+        tools.find(name)
+    rows = []
+    # threads suffice: all the time is spent in the tools
+    with ThreadPoolExecutor(jobs) as pool:
+        for row in pool.map(measure_one, cases):
+            if report is not None:
+                report(row)
+            rows.append(row)
+    return rows
+
+
+def measurements(path, fresh: bool = False, cases: Iterable[Case] | None = None, count: int = VECTORS) -> tuple[list[dict], str]:
+    """(rows, where they come from). path: the committed hardware.csv or its folder.
+
+    fresh=True measures now (cases, default committed_grid()) if the tools are installed; otherwise, and where one is missing, the file is
+    read, and the second value says so. Raises DbqError when the file is absent or lacks a column.
+    """
+    missing = tools.missing()
+    if fresh and not missing:
+        versions = f"Icarus Verilog {tools.version('iverilog')} and Yosys {tools.version('yosys')}"
+        return measure_all(committed_grid() if cases is None else cases, count), f"simulated and synthesised in this run with {versions}"
+    path = Path(path)
+    rows, source = table.read(path / "hardware.csv" if path.is_dir() else path, table.GRID_COMMAND)
+    return rows, source + (f"; {', '.join(missing)} not installed here" if fresh else "")

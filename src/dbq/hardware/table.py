@@ -1,0 +1,124 @@
+"""One row of measurements: adders counted by formula beside those of the synthesised engine, and how many simulated results were right.
+
+Two committed files hold such rows: hardware.csv (random weights, a grid: measure.py) and hardware-trained.csv (trained weights, real
+activations: experiment.py), whose rows have TRAINED_COLUMNS and say first which dot product it is.
+"""
+
+from pathlib import Path
+
+from dbq.errors import DbqError
+from dbq.files import read_csv
+from dbq.hardware import tools
+from dbq.hardware.counts import counted
+from dbq.hardware.design import Design
+from dbq.hardware.synthesis import Synthesised
+
+INTEGERS = (
+    "length", "activation_bits", "branches", "scale_bits", "nonzeros", "counted_adder_only", "counted_two_bit_multiplier", "counted_tree",
+    "counted_scale", "synthesised_full_adders", "synthesised_scale_full_adders", "synthesised_xor3", "synthesised_half_adders",
+    "synthesised_cells", "simulated_dot_products", "mismatches", "seed",
+)  # fmt: skip
+REALS = ("zero_rate", "ratio", "ratio_sums", "ratio_tree")
+COLUMNS = [
+    "kind", "structure", "length", "activation_bits", "branches", "scale_bits", "zero_rate", "nonzeros", "counted_adder_only",
+    "counted_two_bit_multiplier", "counted_tree", "counted_scale", "synthesised_full_adders", "synthesised_scale_full_adders",
+    "synthesised_xor3", "synthesised_half_adders", "synthesised_cells", "ratio", "ratio_sums", "ratio_tree", "simulated_dot_products",
+    "mismatches", "reason", "iverilog", "yosys",
+]  # fmt: skip
+GRID_COMMAND = "python -m dbq.hardware measure --out FILE"
+# channel: the output channel whose weights are the constants, "all" where they come from a port; weights: first digits of their sha256
+TRAINED_COMMAND = "python -m dbq.hardware trained EXPERIMENT --profile PROFILE --out FILE"
+TRAINED_COLUMNS = ["experiment", "seed", "weights", "data_source", "layer", "channel", *COLUMNS]
+
+# (kind, structure) -> why synthesised and counted adders differ; the key joined by "-" stands in the column `reason`
+REASONS = {
+    "port-chain": "The ternary sums equal the adder-only formula exactly; the scale multiplication needs one row of full adders less than "
+    "counted, because the first partial product is not added to anything.",
+    "port-tree": "The formula charges each addition the final width Bx + ceil(log2 D), which an accumulator or a chain has; in a tree most "
+    "adders stand at the narrow leaves, so that a tree costs about Bx + 2 per addition (tree_adders), whatever D is.",
+    "constant-chain": "A known sign makes the carry-in and all bits above Bx of a product constants, so that the lowest bit and the bits "
+    "above Bx of an addition, which the formula counts as full adders, are half adders.",
+    "constant-tree": "As in a port tree most adders are narrower than the formula's, and a known sign leaves half adders at the lowest bit "
+    "of each addition and at the sign bit of each product.",
+}
+
+
+def row(design: Design, zero_rate: float, found: Synthesised, simulated: int, mismatches: int) -> dict:
+    """COLUMNS of one engine; `simulated` dot products of which `mismatches` were wrong. Raises DbqError where a tool is missing."""
+    expected = counted(design)
+    return {
+        "kind": design.kind,
+        "structure": design.structure,
+        "length": design.length,
+        "activation_bits": design.activation_bits,
+        "branches": design.branches,
+        "scale_bits": design.scale_bits,
+        "zero_rate": zero_rate,
+        "nonzeros": int(design.nonzeros().sum()),
+        "counted_adder_only": expected["adder_only"],
+        "counted_two_bit_multiplier": expected["two_bit_multiplier"],
+        "counted_tree": expected["tree"],
+        "counted_scale": expected["scale"],
+        "synthesised_full_adders": found.full_adders,
+        "synthesised_scale_full_adders": found.scale_full_adders,
+        "synthesised_xor3": found.xor3,
+        "synthesised_half_adders": found.half_adders,
+        "synthesised_cells": found.cells,
+        "ratio": _ratio(found.full_adders, expected["adder_only"]),
+        "ratio_sums": _ratio(found.full_adders - found.scale_full_adders, expected["sum_adder_only"]),
+        "ratio_tree": _ratio(found.full_adders, expected["tree"]),
+        "simulated_dot_products": simulated,
+        "mismatches": mismatches,
+        "reason": f"{design.kind}-{design.structure}",
+        "iverilog": tools.version("iverilog"),
+        "yosys": tools.version("yosys"),
+    }
+
+
+def _ratio(found: int, expected: int) -> float:
+    """1 where no adders are expected and none are found."""
+    if expected == 0:
+        return 1.0 if found == 0 else float("inf")
+    return round(found / expected, 4)
+
+
+def described(measured: dict) -> str:
+    """One line for a person."""
+    where = f"{measured['experiment']} {measured['layer']} " if "experiment" in measured else ""
+    return (
+        f"{where}{measured['kind']:8s} {measured['structure']:5s} D {measured['length']:3d} Bx {measured['activation_bits']} "
+        f"B {measured['branches']} zero rate {measured['zero_rate']:.2f}: {measured['synthesised_full_adders']:6d} FA, "
+        f"{measured['ratio']:.3f} of adder_only, {measured['ratio_tree']:.3f} of tree; "
+        f"{measured['mismatches']} mismatches in {measured['simulated_dot_products']}"
+    )
+
+
+def read(path, command: str, columns: list[str] = COLUMNS) -> tuple[list[dict], str]:
+    """(rows with numbers as numbers, where they come from) of a committed file with exactly these columns.
+
+    command: what measures it again, for the message. Raises DbqError for a missing file, other columns, no rows and a damaged number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DbqError(f"{path}: no such file", f"restore the committed file, or run `{command}`")
+    rows = [_typed(found, path, command, columns) for found in read_csv(path)]
+    if not rows:
+        raise DbqError(f"{path}: no rows", f"restore the committed file, or run `{command}`")
+    versions = sorted({f"Icarus Verilog {found['iverilog']} and Yosys {found['yosys']}" for found in rows})
+    return rows, f"read from the committed {path.name}, measured with {'; '.join(versions)}"
+
+
+def read_trained(path) -> tuple[list[dict], str]:
+    """read() of hardware-trained.csv, or of the folder that holds it."""
+    path = Path(path)
+    return read(path / "hardware-trained.csv" if path.is_dir() else path, TRAINED_COMMAND, TRAINED_COLUMNS)
+
+
+def _typed(found: dict, path: Path, command: str, columns: list[str]) -> dict:
+    if list(found) != columns:
+        raise DbqError(f"{path}: its columns are not those of the hardware table", f"restore the committed file, or run `{command}`")
+    try:
+        integers = {name: int(found[name]) for name in INTEGERS if name in found}
+        return {**found, **integers, **{name: float(found[name]) for name in REALS}}
+    except (TypeError, ValueError) as error:
+        raise DbqError(f"{path}: a number is damaged ({error})", f"restore the committed file, or run `{command}`") from None

@@ -1,0 +1,155 @@
+"""The engine beside the training graph: how many integers differ, layer by layer, and whether rounding explains each of them.
+
+The training graph is run twice. On its own activations it shows how far the two networks are apart in the end (`differing`). Then it is
+run again with every activation replaced by the engine's, so that each layer starts from the same integers: what differs now was caused
+there (`mismatches`). Such a mismatch is explained if the training graph's float value lies within a bound of a rounding tie, that is if
+
+    |value / step - engine's integer| <= 1/2 + bound / step
+
+where the bound follows, element by element, from the inputs: rounded multipliers, biases and streams, and the float32 arithmetic of the
+graph (fold.Slack). A wrong weight or scale gives mismatches that it doesn't explain.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from dbq.integer.compile import Compiled
+from dbq.integer.fold import FLOAT32_ROUNDING, Slack
+from dbq.integer.program import Program
+
+
+@dataclass
+class SiteAgreement:
+    """One activation quantizer (named by its ReLU, or LAYER.input), or the logits, over all images that were checked.
+
+    differing: integers that differ when both networks go their own way. mismatches: those that differ on the same inputs; explained and
+    unexplained: of these. farthest: largest distance of a mismatch from a tie, widest: largest bound that was granted; both in steps.
+    The logits aren't rounded: a mismatch is a difference beyond the bound, and always unexplained; distances are in units of the logits.
+    """
+
+    site: str
+    values: int = 0
+    differing: int = 0
+    mismatches: int = 0
+    explained: int = 0
+    unexplained: int = 0
+    farthest: float = 0.0
+    widest: float = 0.0
+
+
+class Comparison(fx.Interpreter):
+    """Runs the training graph beside integers of the engine. program: the one whose integers are given, if it isn't the compiled one."""
+
+    def __init__(self, compiled: Compiled, program: Program):
+        super().__init__(compiled.graph.traced)
+        self.engine_graph, self.slack, self.program = compiled.graph, compiled.slack, program
+        self.sites: dict[str, SiteAgreement] = {}
+        self.forced, self.integers, self.bounds = False, {}, {}
+
+    @torch.no_grad()
+    def compare(self, images: Tensor, integers: dict[str, Tensor]) -> Tensor:
+        """Add a batch; integers: of every value of the program. Returns the training graph's logits."""
+        self.integers = integers
+        self.forced = False
+        logits = self.run(images)
+        self.forced = True
+        forced = self.run(images)
+        name = self.program.logits
+        own = integers[name].to(forced.device).double() * self.program.scale
+        site = self.sites.setdefault("logits", SiteAgreement("logits"))
+        distance, bound = (forced.double() - own).abs(), self.bounds["logits"].double()
+        beyond = int((~(distance <= bound)).sum())
+        site.values += forced.numel()
+        site.mismatches += beyond
+        site.unexplained += beyond
+        site.farthest, site.widest = max(site.farthest, float(distance.max())), max(site.widest, float(bound.max()))
+        self.bounds.clear()
+        return logits
+
+    def run_node(self, node):
+        kind = self.engine_graph.kinds[node]
+        if kind == "layer":
+            result = self._layer(node)
+        elif kind == "quantizer":
+            result = self._activation(node.target, node.args[0], self.engine_graph.module(node))
+        else:
+            result = super().run_node(node)
+        if self.forced and isinstance(result, (Tensor, tuple, list)) and kind != "size":
+            self.bounds["logits" if kind == "output" else node] = self._bound(node, kind, result)
+            for done in self.user_to_last_uses.get(node, []):
+                self.bounds.pop(done, None)
+        return result
+
+    def _layer(self, node):
+        layer, x = self.engine_graph.module(node), self.env[node.args[0]]
+        quantizer = getattr(layer, "input_quantizer", None)
+        if quantizer is not None:
+            x = self._activation(f"{node.target}.input", node.args[0], quantizer)
+        if self.forced:
+            self.bounds[node] = self._layer_bound(layer, self.slack[node.target], x)
+        return layer(x)
+
+    def _activation(self, name: str, source: fx.Node, quantizer: nn.Module) -> Tensor:
+        """Compare one activation; returns the engine's where the graph is forced, else the graph's own."""
+        x, integers = self.env[source], self.integers[name].to(self.env[source].device)
+        scaled = torch.mul(x, 1 / quantizer.step)
+        low = -quantizer.largest if quantizer.signed else 0
+        differs = scaled.round().clamp_(low, quantizer.largest) != integers
+        site = self.sites.setdefault(name, SiteAgreement(name))
+        if not self.forced:
+            site.values += integers.numel()
+            site.differing += int(differs.sum())
+            return quantizer(x)
+        bound = (self.bounds[source] + self.slack[name]) / quantizer.step
+        site.widest = max(site.widest, float(bound.max()))
+        if differs.any():
+            beyond = (scaled[differs].clamp(low, quantizer.largest) - integers[differs]).abs().double() - 0.5
+            count, explained = int(differs.sum()), int((beyond <= bound[differs]).sum())
+            site.mismatches += count
+            site.explained += explained
+            site.unexplained += count - explained
+            site.farthest = max(site.farthest, float(beyond.max()))
+        return (integers * quantizer.step).to(x.dtype)
+
+    # ---- bounds: how far the engine's exact value can be from the graph's, element by element, as a real number ----
+
+    def _bound(self, node: fx.Node, kind: str, result):
+        if kind in ("image", "quantizer"):
+            return torch.zeros_like(result)
+        if kind == "layer":
+            return self.bounds[node]
+        if kind == "batch_norm":  # the layer's bound is the one behind its batch norm
+            return self.bounds[node.args[0]]
+        if kind == "output":
+            return self.bounds[node.args[0]]
+        if kind == "add":
+            return sum(self._operand(node, i) for i in range(2)) + FLOAT32_ROUNDING * result.abs()
+        if kind == "concatenate":
+            return torch.cat([self._operand(node, i) for i in range(len(node.args[0]))], 1)
+        if kind == "average":
+            absolute = self._again(node, lambda source: self.env[source].abs())
+            height, width = self.engine_graph.shape(node.args[0])[1:]
+            return self._again(node, self.bounds.__getitem__) + FLOAT32_ROUNDING * (height * width + 2) * absolute
+        return self._again(node, lambda source: self.bounds.get(source, self.env.get(source)))
+
+    def _operand(self, node: fx.Node, position: int) -> Tensor:
+        source = (node.args[0] if self.engine_graph.kinds[node] == "concatenate" else node.args)[position]
+        return self.bounds[source] + self.slack.get(f"{self.engine_graph.name(node)}.{position}", 0.0)
+
+    def _again(self, node: fx.Node, value_of):
+        """The node's own operation on other values."""
+        arguments, keywords = fx.node.map_arg((node.args, node.kwargs), value_of)
+        return getattr(self, node.op)(node.target, arguments, keywords)
+
+    @staticmethod
+    def _layer_bound(layer: nn.Module, slack: Slack, x: Tensor) -> Tensor:
+        weights = torch.from_numpy(slack.weights).to(x).view(layer.weight.shape)
+        constant = torch.from_numpy(slack.constant).to(x)
+        if isinstance(layer, nn.Conv2d):
+            bound = functional.conv2d(x.abs(), weights, constant, layer.stride, layer.padding, layer.dilation, layer.groups)
+        else:
+            bound = functional.linear(x.abs(), weights, constant)
+        return bound * 1.0001  # its own float32 sum

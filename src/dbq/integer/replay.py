@@ -1,0 +1,193 @@
+"""Replay a trained quantized network in integers, and find how wide its fixed-point constants have to be.
+
+    network = replay.load(experiment, model).network
+    agreement = integer.replay(network, batches)              # every layer of every image beside the training graph
+    width, table = integer.smallest_width(network, batches)   # of the multipliers, for the same top-1
+
+From an image's quantized pixels to its logits every number is an integer (program.py); which integers, and how float constants become
+integers, is written in fold.py and fixed_point.py.
+"""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dbq.errors import DbqError
+from dbq.integer import fixed_point
+from dbq.integer.agreement import Comparison, SiteAgreement
+from dbq.integer.compile import Compiled, Widths, compile_network
+from dbq.integer.program import Program
+
+WIDTHS = tuple(range(2, 17))
+
+
+@dataclass
+class Agreement:
+    """top1 in percent; `graph` is the training graph in float32, as it was trained, `float64` the same graph without float32's rounding.
+
+    disagreeing: positions of the images whose class isn't the graph's; disagreeing_float64: isn't that of the graph in float64.
+    logit_difference: the largest difference from a logit of the graph in float64, over the range of its logits. sites: in forward order.
+    accumulators: per layer, bits in the worst case and as observed.
+    """
+
+    images: int
+    fixed_point_bits: int
+    top1_graph: float
+    top1_float64: float
+    top1_engine: float
+    disagreeing: list[int]
+    disagreeing_float64: list[int]
+    graph_disagreeing_float64: int  # images that the graph itself classifies differently in float32 and in float64
+    logit_difference: float
+    sites: list[SiteAgreement]
+    accumulators: list[dict]
+
+    @property
+    def unexplained(self) -> int:
+        """Integers that neither float rounding nor the rounding of constants explains: 0 in a correct engine."""
+        return sum(site.unexplained for site in self.sites)
+
+
+def image_shape(batches) -> tuple[int, int, int]:
+    return tuple(next(iter(batches.in_order()))[0].shape[1:])
+
+
+def replay(
+    network: nn.Module,
+    batches,
+    settings: Widths | None = None,
+    checked: int | None = None,
+    compiled: Compiled | None = None,
+    program: Program | None = None,
+) -> Agreement:
+    """Run the engine and the training graph on every batch of `batches.in_order()` and compare their classes, activations and logits.
+
+    checked: compare the activations of the first batches that hold so many images only (None: of all); it takes three times as long as the
+    classes alone. compiled: of compile_network, to save its time. program: another program to hold against the graph, e.g. one read
+    from a file. Raises DbqError as compile_network and Program.run do, and where this machine's float convolutions don't give the exact
+    integers.
+    """
+    if compiled is None:
+        compiled = compile_network(network, image_shape(batches), settings)
+    program = program or compiled.program
+    comparison, observed = Comparison(compiled, program), {}
+    network64 = copy.deepcopy(network).double()
+    graph_logits, logits64, engine_logits, labels = [], [], [], []
+    for images, targets in batches.in_order():
+        if not labels:
+            check_exact(program, images[:1])
+        if checked is None or sum(map(len, labels)) < checked:
+            logits, integers = program.run(images, observe=observed, keep=True)
+            graph = comparison.compare(images, integers)
+        else:
+            logits = program.run(images, observe=observed)
+            with torch.no_grad():
+                graph = network(images)
+        with torch.no_grad():
+            logits64.append(network64(images.double()).cpu())
+        graph_logits.append(graph.cpu())
+        engine_logits.append(logits)
+        labels.append(targets.cpu())
+    graph, exact, engine, truth = (torch.cat(part) for part in (graph_logits, logits64, engine_logits, labels))
+    difference = (engine.double() * program.scale - exact).abs().max() / (exact.max() - exact.min())
+    classes = {"graph": graph.argmax(1), "float64": exact.argmax(1), "engine": engine.argmax(1)}
+    return Agreement(
+        len(truth), program.fixed_point_bits, *(100.0 * float((found == truth).sum()) / len(truth) for found in classes.values()),
+        (classes["engine"] != classes["graph"]).nonzero().flatten().tolist(),
+        (classes["engine"] != classes["float64"]).nonzero().flatten().tolist(), int((classes["graph"] != classes["float64"]).sum()),
+        float(difference), list(comparison.sites.values()), accumulators(program, observed),
+    )  # fmt: skip
+
+
+def _top1(logits: Tensor, labels: Tensor) -> float:
+    return 100.0 * float((logits.argmax(1) == labels).sum()) / len(labels)
+
+
+def accumulators(program: Program, observed: dict[str, tuple[int, int]]) -> list[dict]:
+    """Per layer: bits in the worst case, and those that the observed sums need."""
+    rows = []
+    for operation in program.dot_products():
+        bits = fixed_point.signed_bits(*observed[operation.layer])
+        rows.append({"layer": operation.layer, "worst_case_bits": operation.accumulator_bits, "observed_bits": bits})
+    return rows
+
+
+def check_exact(program: Program, images: Tensor) -> None:
+    """Raise DbqError unless the fast arithmetic gives the integers of int64 arithmetic for these images, in every value."""
+    _, fast = program.run(images, keep=True)
+    _, exact = program.run(images, exact=True, keep=True)
+    for name, integers in exact.items():
+        if not torch.equal(fast[name].long(), integers):
+            raise DbqError(
+                f"{name}: this machine's floating-point convolutions don't give exact integers",
+                "run the program with exact=True; look for settings that lower the precision of float32",
+            )
+
+
+def top1(program: Program, batches) -> float:
+    """Percent of correct classes of the engine."""
+    logits, labels = zip(*((program.run(images), targets.cpu()) for images, targets in batches.in_order()), strict=True)
+    return _top1(torch.cat(logits), torch.cat(labels))
+
+
+@torch.no_grad()
+def width_table(network: nn.Module, batches, widths: Iterable[int] = WIDTHS, settings: Widths | None = None) -> list[dict]:
+    """For each width of the multipliers: fixed_point_bits, top1 of the engine and of the training graph, and images of another class.
+
+    The graph computes in float64: in float32 it rounds its own sums, and no width brings the engine to where that ends.
+    """
+    shape, pairs, exact = image_shape(batches), [], copy.deepcopy(network).double()
+    for images, targets in batches.in_order():
+        pairs.append((exact(images.double()).argmax(1).cpu(), targets.cpu()))
+    graph, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
+    top1_graph = 100.0 * float((graph == labels).sum()) / len(labels)
+    rows = []
+    for width in widths:
+        program = compile_network(network, shape, replace(settings or Widths(), fixed_point_bits=width)).program
+        engine = torch.cat([program.run(images).argmax(1) for images, _ in batches.in_order()])
+        rows.append({
+            "fixed_point_bits": width, "top1": 100.0 * float((engine == labels).sum()) / len(labels), "top1_graph": top1_graph,
+            "disagreeing": int((engine != graph).sum()),
+        })  # fmt: skip
+    return rows
+
+
+def smallest_width(
+    network: nn.Module, batches, tolerance: float = 0.0, widths: Iterable[int] = WIDTHS, settings: Widths | None = None
+) -> tuple[int, list[dict]]:
+    """The smallest width from which on every wider one of `widths` keeps top-1 within `tolerance` points of the training graph's or better.
+
+    Choose it on validation images. Returns the width and the table of all widths. Raises DbqError if even the widest loses more.
+    """
+    table = width_table(network, batches, sorted(widths), settings)
+    found = None
+    for row in reversed(table):
+        if row["top1"] < row["top1_graph"] - tolerance - 1e-9:
+            break
+        found = row["fixed_point_bits"]
+    if found is None:
+        row = table[-1]
+        top1s = f"{row['top1']:.2f} %, the training graph {row['top1_graph']:.2f} %"
+        raise DbqError(
+            f"engine.fixed_point_bits: {row['fixed_point_bits']} bits give {top1s}",
+            "try wider ones, or a larger tolerance",
+        )
+    return found, table
+
+
+def interleaved_speed(runs: dict[str, Callable[[Tensor], object]], images: Tensor, repeats: int = 9) -> dict[str, float]:
+    """Images per second of several ways to run the same images, taken in turns so that a busy machine slows all of them; medians."""
+    seconds = {name: [] for name in runs}
+    with torch.inference_mode():
+        for turn in range(repeats + 1):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run(images)
+                if turn:  # the first turn prepares
+                    seconds[name].append(time.perf_counter() - start)
+    return {name: len(images) / statistics.median(times) for name, times in seconds.items()}

@@ -1,0 +1,1 @@
+"""What params.yaml may say, and what it means for one training."""

@@ -1,0 +1,343 @@
+"""The cost model against independent counts, and metamorphic properties."""
+
+import itertools
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dbq import networks
+from dbq.cost import formulas as cost
+from dbq.cost.formulas import LayerWeights
+from dbq.errors import DbqError
+from dbq.networks.count import LayerShape, layer_shapes
+
+READINGS = st.sampled_from(cost.READINGS)
+
+
+def sibling_totals(network, size, weight_bits, activation_bits, bias):
+    """Written from the description of the published code, with hooks of its own and float logarithms."""
+    computational, representational = 0, 0
+
+    def hook(module, inputs, output):
+        nonlocal computational, representational
+        length = module.weight[0].numel() + bias
+        outputs = output.numel()
+        adder = activation_bits + weight_bits + math.ceil(math.log2(length)) - 1
+        computational += outputs * (length * activation_bits * weight_bits + (length - 1) * adder)
+        biases = module.weight.shape[0] * bias
+        representational += weight_bits * (module.weight.numel() + biases) + activation_bits * inputs[0].numel()
+
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(hook)
+    network.eval()(torch.zeros(1, 3, size, size))
+    return computational, representational
+
+
+@pytest.mark.parametrize("count_bias", [False, True])
+@pytest.mark.parametrize(("name", "form", "size", "classes"), [("resnet20", "32x32", 32, 10), ("mobilenet_v1", "224x224", 224, 1000)])
+def test_fixed_point_equals_the_published_formula(name, form, size, classes, count_bias):
+    network = networks.build(name, classes, form)
+    layers = [(shape, cost.dense_weights(shape, 8, 0), 8) for shape in layer_shapes(network, (3, size, size))]
+    total = cost.network_cost(layers, "adder_only", count_bias, 8)
+    assert (total["c_c"], total["c_r"]) == sibling_totals(network, size, 8, 8, int(count_bias))
+    assert total["c_s"] == total["c_c"]
+
+
+def test_the_command_prints_what_the_functions_count():
+    command = [sys.executable, "-m", "dbq.cost.formulas", "resnet20", "--weight-bits", "8", "--activation-bits", "8"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "src"}).stdout
+    expected, _ = sibling_totals(networks.build("resnet20", 10, "32x32"), 32, 8, 8, 0)
+    assert f"{expected:,} FA" in printed
+    assert "40,551,040" in printed
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["resnet21"], ["resnet20", "--weight-bits", "0"], ["resnet20", "--weight-bits", "x"], ["resnet20", "--reading", "free"], []],
+)
+def test_bad_arguments_are_one_line(words):
+    done = subprocess.run(
+        [sys.executable, "-m", "dbq.cost.formulas", *words], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "src"}
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@given(st.integers(1, 5000))
+@settings(deadline=None, max_examples=50)
+def test_ceil_log2_is_exact(value):
+    assert int(cost.ceil_log2(value)) == (value - 1).bit_length()
+
+
+def shape_of(length, channels, per_filter=3):
+    return LayerShape("layer", "conv", channels * per_filter, length, channels, length * channels, 0, 50)
+
+
+@st.composite
+def ternary_layers(draw):
+    length, channels, branches = draw(st.integers(1, 40)), draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    counts = draw(st.lists(st.integers(0, length), min_size=branches * channels, max_size=branches * channels))
+    return shape_of(length, channels), LayerWeights(
+        "ternary", 2 * branches, branches, np.array(counts).reshape(branches, channels), branches
+    )
+
+
+def adders(shape, weights, reading="adder_only", bits=8, count_bias=False):
+    return cost.layer_cost(shape, weights, bits, reading, count_bias, 8)
+
+
+def with_nonzeros(weights, nonzeros):
+    bits = weights.bits // weights.branches * len(nonzeros)
+    return LayerWeights(weights.kind, bits, len(nonzeros), np.asarray(nonzeros), weights.scales)
+
+
+@given(ternary_layers(), READINGS, st.booleans(), st.data())
+@settings(deadline=None, max_examples=50)
+def test_more_zeros_never_cost_more(layer, reading, count_bias, data):
+    shape, weights = layer
+    fewer = np.array([[data.draw(st.integers(0, int(count))) for count in row] for row in weights.nonzeros])
+    assert (
+        adders(shape, with_nonzeros(weights, fewer), reading, 8, count_bias)["c_s"] <= adders(shape, weights, reading, 8, count_bias)["c_s"]
+    )
+
+
+@given(ternary_layers(), READINGS, st.randoms())
+@settings(deadline=None, max_examples=50)
+def test_the_order_of_filters_and_branches_never_matters(layer, reading, random):
+    shape, weights = layer
+    columns, rows = list(range(shape.channels_out)), list(range(weights.branches))
+    random.shuffle(columns)
+    random.shuffle(rows)
+    assert adders(shape, with_nonzeros(weights, weights.nonzeros[rows][:, columns]), reading) == adders(shape, weights, reading)
+
+
+@given(ternary_layers(), READINGS)
+@settings(deadline=None, max_examples=50)
+def test_splitting_the_filters_is_additive(layer, reading):
+    shape, weights = layer
+    parts = [
+        adders(shape_of(shape.length, 1), with_nonzeros(weights, weights.nonzeros[:, [c]]), reading) for c in range(shape.channels_out)
+    ]
+    whole = adders(shape, weights, reading)
+    assert whole["c_c"] == sum(part["c_c"] for part in parts)
+    assert whole["c_s"] == sum(part["c_s"] for part in parts)
+
+
+@given(ternary_layers(), READINGS, st.integers(1, 12))
+@settings(deadline=None, max_examples=50)
+def test_another_bit_or_branch_is_never_cheaper(layer, reading, bits):
+    shape, weights = layer
+    assert adders(shape, weights, reading, bits)["c_s"] <= adders(shape, weights, reading, bits + 1)["c_s"]
+    more = with_nonzeros(weights, np.vstack([weights.nonzeros, weights.nonzeros[:1]]))
+    for name in ("c_c", "c_s", "c_r", "c_m"):
+        assert adders(shape, weights, reading)[name] <= adders(shape, more, reading)[name]
+    fixed = [LayerWeights("fixed_point", width, 1, weights.nonzeros[:1], 1) for width in (bits, bits + 1)]
+    assert adders(shape, fixed[0])["c_s"] <= adders(shape, fixed[1])["c_s"]
+
+
+@given(st.integers(1, 60), st.integers(1, 3), READINGS, st.booleans())
+@settings(deadline=None, max_examples=50)
+def test_a_dense_plane_costs_what_the_dense_formula_says(length, branches, reading, count_bias):
+    shape = shape_of(length, 4)
+    row = adders(shape, cost.dense_weights(shape, 2, branches), reading, 8, count_bias)
+    assert row["c_s"] == row["c_c"]
+
+
+def test_ternary_layer_by_hand():
+    """D = 5, 8-bit inputs, 2 branches with 5 and 2 non-zeros, 8-bit scales, 3 positions."""
+    shape = shape_of(5, 1)
+    row = adders(shape, LayerWeights("ternary", 4, 2, np.array([[5], [2]]), 2))
+    first, second = 4 * (8 + 3), 1 * (8 + 1)
+    scales = (8 + 1 + 3) * 8 + (8 + 1 + 1) * 8
+    assert row["c_s"] == 3 * (first + second + scales + (8 + 1 + 3 + 8))
+    assert row["c_m"] == 5 * 4 + 2 * 8
+    assert row["c_r"] == 5 * 4 + 50 * 8
+
+
+def ternary_by_loop(nonzeros, bits, reading, count_bias, scale_bits):
+    """FA of one dot product, from DESIGN section 3 in plain integers. nonzeros: one count per branch."""
+    total, products = 0, []
+    for count in (count for count in nonzeros if count):
+        growth = (count - 1).bit_length()
+        if reading == "adder_only":
+            total += (count - 1) * (bits + growth)
+        else:
+            total += count * 2 * bits + (count - 1) * (bits + 2 + growth - 1)
+        total += (bits + 1 + growth) * scale_bits
+        products.append(bits + 1 + growth + scale_bits)
+    additions = max(len(products) - 1, 0) + count_bias
+    return total + additions * max(products, default=bits)
+
+
+@given(ternary_layers(), READINGS, st.integers(1, 12), st.booleans(), st.integers(1, 12))
+@settings(deadline=None, max_examples=50)
+def test_ternary_costs_equal_a_loop_over_filters(layer, reading, bits, count_bias, scale_bits):
+    shape, weights = layer
+    positions = shape.outputs // shape.channels_out
+    row = cost.layer_cost(shape, weights, bits, reading, count_bias, scale_bits)
+    filters = [[int(count) for count in column] for column in weights.nonzeros.T]
+    assert row["c_s"] == positions * sum(ternary_by_loop(counts, bits, reading, count_bias, scale_bits) for counts in filters)
+    dense = ternary_by_loop([shape.length] * weights.branches, bits, reading, count_bias, scale_bits)
+    assert row["c_c"] == shape.outputs * dense
+    storage = 2 * weights.branches * (shape.weights + count_bias * shape.channels_out)
+    assert row["c_m"] == storage + weights.scales * scale_bits
+    assert row["c_r"] == storage + bits * shape.inputs
+
+
+@given(ternary_layers(), READINGS, st.booleans(), st.integers(1, 12))
+@settings(deadline=None, max_examples=50)
+def test_a_wider_scale_or_a_counted_bias_is_never_cheaper(layer, reading, count_bias, scale_bits):
+    shape, weights = layer
+    base = cost.layer_cost(shape, weights, 8, reading, count_bias, scale_bits)
+    wider = cost.layer_cost(shape, weights, 8, reading, count_bias, scale_bits + 1)
+    biased = cost.layer_cost(shape, weights, 8, reading, True, scale_bits)
+    assert all(base[name] <= wider[name] and base[name] <= biased[name] for name in base)
+
+
+def test_all_four_readings_stand_side_by_side():
+    shape = shape_of(9, 4)
+    layers = [(shape, cost.dense_weights(shape, 2, 2), 8), (shape, cost.dense_weights(shape, 8, 0), 8)]
+    rows = cost.readings(layers, 8)
+    assert {(row["reading"], row["count_bias"]) for row in rows} == {(r, b) for r in cost.READINGS for b in (False, True)}
+    for row in rows:
+        parts = [cost.layer_cost(*layer, row["reading"], row["count_bias"], 8) for layer in layers]
+        assert all(row[name] == sum(part[name] for part in parts) for name in ("c_c", "c_s", "c_r", "c_m"))
+    floating = (shape, LayerWeights("float", 32, 0, np.zeros((1, 4), int), 0), 32)
+    total = cost.network_cost([*layers, floating], "adder_only", False, 8)
+    assert total["c_c"] is None
+    assert total["c_s"] is None
+    assert total["c_m"] == rows[0]["c_m"] + 32 * shape.weights
+
+
+def test_a_reading_is_checked_where_no_weight_is_ternary():
+    shape = shape_of(5, 1)
+    with pytest.raises(DbqError, match=r"cost\.reading: unknown value 'free'"):
+        adders(shape, cost.dense_weights(shape, 8, 0), "free")
+
+
+@pytest.mark.parametrize("counts", [[[6]], [[-1]], [[1, 1]], [[]]])
+def test_impossible_counts_name_the_layer(counts):
+    with pytest.raises(DbqError, match="layer layer: non-zeros"):
+        adders(shape_of(5, 1), LayerWeights("ternary", 2, 1, np.array(counts, int), 1))
+
+
+@given(st.integers(1, 61), st.sampled_from([-1, 0, 1]))
+@settings(deadline=None, max_examples=50)
+def test_ceil_log2_is_exact_beside_powers_of_two(power, offset):
+    value = (1 << power) + offset
+    assert int(cost.ceil_log2(value)) == (value - 1).bit_length()
+
+
+def test_an_empty_branch_costs_nothing_and_float_has_no_adders():
+    shape = shape_of(5, 1)
+    one = adders(shape, LayerWeights("ternary", 2, 1, np.array([[5]]), 1))
+    two = adders(shape, LayerWeights("ternary", 4, 2, np.array([[5], [0]]), 2))
+    assert one["c_s"] == two["c_s"]
+    row = adders(shape, LayerWeights("float", 32, 0, np.array([[5]]), 0))
+    assert row["c_c"] is None
+    assert row["c_s"] is None
+    with pytest.raises(DbqError, match="unknown kind"):
+        adders(shape, LayerWeights("octal", 8, 1, np.array([[5]]), 1))
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_dot_products_times_their_length_are_torchs_multiply_adds(name):
+    network = networks.build(name, 10, "32x32").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 16, 16))
+    shapes = layer_shapes(network, (3, 16, 16))
+    products = sum(int(cost.dense_weights(shape, 8, 0).nonzeros.sum()) * (shape.outputs // shape.channels_out) for shape in shapes)
+    assert products == counter.get_total_flops() / 2
+
+
+def ripple_sum(values, width):
+    """Sum and number of full adders of a chain of ripple-carry adders of `width` bits, bit by bit."""
+    total, adders = values[0], 0
+    for value in values[1:]:
+        carry = result = 0
+        for bit in range(width):
+            a, b = total >> bit & 1, value >> bit & 1
+            result |= (a ^ b ^ carry) << bit
+            carry = (a & b) | (carry & (a ^ b))
+            adders += 1
+        total = result
+    return total, adders
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_a_ternary_sum_counts_the_full_adders_that_it_needs(length, bits):
+    """Brute force over all inputs: adders of Bx + ceil(log2 D) bits lose no magnitude; one bit less does where D is a power of two."""
+    width = bits + (length - 1).bit_length()
+    overflows = 0
+    for values in itertools.product(range(2**bits), repeat=length):
+        total, used = ripple_sum(values, width)
+        assert total == sum(values)
+        assert used == int(cost.ternary_adders(length, bits, "adder_only"))
+        overflows += ripple_sum(values, width - 1)[0] != sum(values)
+    if length in (2, 4):
+        assert overflows
+
+
+def product_by_cells(weight, value, weight_bits, activation_bits):
+    """Product and number of cells of an array multiplier: one cell for every pair of bits."""
+    cells = [(weight >> i & 1) * (value >> j & 1) << (i + j) for i in range(weight_bits) for j in range(activation_bits)]
+    return sum(cells), len(cells)
+
+
+@pytest.mark.parametrize(("weight_bits", "activation_bits", "length"), [(1, 1, 3), (1, 2, 2), (2, 1, 3), (2, 2, 2), (3, 2, 2), (2, 2, 3)])
+def test_a_fixed_point_sum_counts_the_cells_and_full_adders_that_it_needs(weight_bits, activation_bits, length):
+    """Brute force over all magnitudes: those of Bw-bit signed weights reach 2^(Bw-1), hence Bw + Bx + ceil(log2 D) - 1 bits of a sum."""
+    width = weight_bits + activation_bits + (length - 1).bit_length() - 1
+    pairs = list(itertools.product(range(2 ** (weight_bits - 1) + 1), range(2**activation_bits)))
+    for chosen in itertools.product(pairs, repeat=length):
+        products = [product_by_cells(weight, value, weight_bits, activation_bits) for weight, value in chosen]
+        total, used = ripple_sum([product for product, _ in products], width)
+        assert total == sum(weight * value for weight, value in chosen)
+        counted = used + sum(cells for _, cells in products)
+        assert counted == int(cost.fixed_point_adders(length, weight_bits, activation_bits))
+
+
+@given(st.integers(1, 60), st.integers(1, 4), READINGS, st.booleans())
+@settings(deadline=None, max_examples=50)
+def test_binary_planes_cost_the_adders_of_dense_ternary_ones_and_half_of_the_storage(length, branches, reading, count_bias):
+    shape = shape_of(length, 4)
+    dense = cost.dense_weights(shape, 2, branches)
+    binary = LayerWeights("binary", branches, branches, dense.nonzeros, dense.scales)
+    one, other = (adders(shape, weights, reading, 8, count_bias) for weights in (binary, dense))
+    assert (one["c_c"], one["c_s"]) == (other["c_c"], other["c_s"])
+    assert one["c_s"] == one["c_c"]
+    scales = 8 * dense.scales
+    assert 2 * (one["c_m"] - scales) == other["c_m"] - scales
+    with pytest.raises(DbqError, match="layer layer: non-zeros"):
+        adders(shape, LayerWeights("binary", branches, branches, dense.nonzeros - 1, dense.scales))
+
+
+@given(ternary_layers(), READINGS, st.data())
+@settings(deadline=None, max_examples=50)
+def test_layers_are_added_in_any_order(layer, reading, data):
+    shape, weights = layer
+    others = [(shape, cost.dense_weights(shape, 8, 0), 8), (shape, weights, 4), (shape, cost.dense_weights(shape, 2, 1), 8)]
+    shuffled = data.draw(st.permutations(others))
+    whole = cost.network_cost(others, reading, False, 8)
+    assert whole == cost.network_cost(shuffled, reading, False, 8)
+    parts = [cost.network_cost([other], reading, False, 8) for other in others]
+    assert whole == {name: sum(part[name] for part in parts) for name in whole}
+
+
+def test_storage_follows_the_bits_of_the_method():
+    """Two planes with one non-zero a weight, as in TTQ, need 2 bits a weight in all."""
+    shape = shape_of(5, 1)
+    row = adders(shape, LayerWeights("ternary", 2, 2, np.array([[3], [2]]), 2))
+    assert row["c_m"] == 5 * 2 + 2 * 8
