@@ -1,1 +1,11 @@
-"""What params.yaml may say, and what it means for one training."""
+"""What params.yaml may say, and what it means for one training.
+
+plan = settings.plan(settings.read("params.yaml"))
+plan.row("resnet20-cifar10-dbq-2t").training.learning_rate
+"""
+
+from dbq.settings.entries import DatasetSettings, Row, Start
+from dbq.settings.plan import Faults, Plan, Planned, plan
+from dbq.settings.source import read
+
+__all__ = ["DatasetSettings", "Faults", "Plan", "Planned", "Row", "Start", "plan", "read"]

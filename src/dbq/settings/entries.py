@@ -1,185 +1,173 @@
-"""What each section of params.yaml holds: types, ranges and choices. `dbq.settings.resolve` reads and resolves them.
+"""The values that one training, one data set or one measurement needs. `plan.py` makes them from the presets of params.yaml."""
 
-The settings of a quantization method are in dbq.settings.quantizers.
-"""
+from typing import Annotated, Literal
 
-from dataclasses import dataclass
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from dbq.settings.quantizers import METHODS
-from dbq.settings.schema import setting
+from dbq.settings.values import Settings
 
-PROFILES = ("smoke", "cifar10", "paper")
 NETWORKS = ("resnet20", "mobilenet_v1", "mobilenet_v2", "shufflenet_v2")
-FORMS = ("32x32", "224x224")
-SOURCES = ("digits", "cifar10", "tiny_imagenet", "imagenet", "visual_wake_words")
+Network = Literal["resnet20", "mobilenet_v1", "mobilenet_v2", "shufflenet_v2"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, le=1e3)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+LayerChoice = Literal[2, 3, 4, 5, 6, 7, 8, "method", "float"]
 
 
-@dataclass(frozen=True)
-class DatasetSettings:
-    source: str = setting(choices=SOURCES)
-    classes: int = setting(minimum=2)
-    form: str = setting(choices=FORMS)  # of the networks that learn it
-    validation: int = setting(minimum=1)  # images carved from train
-    split_seed: int = setting(minimum=0)
-    stand_in: bool = setting()
-    augment: dict[str, int | bool] = setting()  # pad in pixels, flip
-    normalise: str = setting(choices=("measured", "imagenet"))
+class Augment(Settings):
+    pad: Annotated[int, Field(ge=0, le=32)]  # pixels around the image before a random crop of its own size
+    flip: bool
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    epochs: int = setting(minimum=0)
-    batch_size: int = setting(minimum=2)
-    learning_rate: float = setting(minimum=0.0)
-    schedule: str = setting(choices=("cosine", "step", "constant"))
-    milestones: list[int] = setting()
-    warmup_epochs: int = setting(minimum=0)
-    momentum: float = setting(minimum=0.0, maximum=1.0)
-    nesterov: bool = setting()
-    weight_decay: float = setting(minimum=0.0)
-    label_smoothing: float = setting(minimum=0.0, maximum=1.0)
-    scale_learning_rate: float = setting(minimum=0.0)  # of the quantizers' scales, as a multiple of learning_rate
-    bn_batches: int = setting(minimum=0)  # batches that re-estimate the batch-norm statistics at the end
-    frozen_bn_epochs: int = setting(minimum=0)  # last epochs in which batch norm keeps its statistics
-    distillation: float = setting(minimum=0.0, maximum=1.0)  # share of the loss that is the distance from the float network's logits
-    distillation_temperature: float = setting(minimum=0.1)
-    precision: str = setting(choices=("fp32", "bf16"))
-    compile: bool | str = setting(choices=("auto", False, True, "quantizers"), counts_as=False)  # policies.compile_quantizers
-    deterministic: bool = setting()
+class DatasetSettings(Settings):
+    source: Literal["digits", "cifar10", "imagenet", "visual_wake_words"]
+    classes: Annotated[int, Field(ge=2, le=100_000)]
+    form: Literal["32x32", "224x224"]  # of the networks that learn it
+    validation: Annotated[int, Field(ge=1)]  # images carved from train
+    split_seed: Seed
+    stand_in: bool  # other images in the place of the data set that the name promises
+    augment: Augment
+    normalise: Literal["measured", "imagenet"]
 
 
-@dataclass(frozen=True)
-class ActivationSettings:
-    clip: str = setting(choices=("batch_norm", "learnt"))
-    k: float = setting(minimum=0.1)
-    calibration_images: int = setting(minimum=1)
-    gradient: str = setting(choices=("input", "output"), default="input", later=True)
+class TrainingSettings(Settings):
+    epochs: Annotated[int, Field(ge=0, le=10_000)]
+    batch_size: Annotated[int, Field(ge=2, le=65_536)]
+    learning_rate: Rate
+    schedule: Literal["cosine", "step", "constant"]
+    milestones: list[Annotated[int, Field(ge=1)]]
+    warmup_epochs: Count
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)]
+    nesterov: bool
+    weight_decay: Rate
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)]
+    scale_learning_rate: Rate  # of the quantizers' scales, as a multiple of learning_rate
+    bn_batches: Count
+    frozen_bn_epochs: Count
+    distillation: Share
+    distillation_temperature: Annotated[float, Field(ge=0.1, le=1e3)]
+    precision: Literal["fp32", "bf16"]
+    kernels: Literal["eager", "compiled"]
+    threads: Annotated[int, Field(ge=1, le=256)]
+    deterministic: bool
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.warmup_epochs > self.epochs > 0:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} exceed epochs {self.epochs}: shorten the warm-up")
+        return self
 
 
-@dataclass(frozen=True)
-class PolicySettings:
-    first: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
-    depthwise: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
-    classifier: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
-    other: int | str = setting(choices=(2, 3, 4, 5, 6, 7, 8, "method", "float"))
+class ActivationSettings(Settings):
+    clip: Literal["batch_norm", "learnt"]
+    k: Annotated[float, Field(ge=0.1, le=1e3)]
+    calibration_images: Annotated[int, Field(ge=1, le=100_000)] = 512  # training images that measure a range without batch norm
+    gradient: Literal["input", "output"]
 
 
-@dataclass(frozen=True)
-class CostSettings:
-    reading: str = setting(choices=("adder_only", "two_bit_multiplier"))
-    count_bias: bool = setting()
-    scale_bits: int = setting(minimum=1, maximum=32)
+class PolicySettings(Settings):
+    first: LayerChoice
+    depthwise: LayerChoice
+    classifier: LayerChoice
+    other: LayerChoice
+
+    @model_validator(mode="after")
+    def _leaves_something(self):
+        if "method" not in (self.first, self.depthwise, self.classifier, self.other):
+            raise ValueError("no kind of layer is left to the method: write `method` at one of first, depthwise, classifier, other")
+        return self
 
 
-@dataclass(frozen=True)
-class EngineSettings:
-    fixed_point_bits: int = setting(minimum=2, maximum=32)  # of the multipliers that stand for scales
-    accumulator_bits: int = setting(minimum=4, maximum=64)
-    checked_images: int = setting(minimum=1)  # whose activations are compared layer by layer
-    width_images: int = setting(minimum=1)  # validation images on which the smallest width is looked for
-    batch_size: int = setting(minimum=1)
-    top1_bound: float = setting(minimum=0.0)  # points of top1 that engine and training graph may differ
+class ExternalWeights(Settings):
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    network: Network
+    source: str
 
 
-@dataclass(frozen=True)
-class HardwareSettings:
-    measure: bool = setting()
+class CostSettings(Settings):
+    reading: Literal["adder_only", "two_bit_multiplier"]
+    count_bias: bool
+    scale_bits: Annotated[int, Field(ge=1, le=32)]
 
 
-@dataclass(frozen=True)
-class OverheadSettings:
-    networks: list[str] = setting()
-    methods: list[str] = setting()  # names of dbq.benchmark.subjects
-    batch_size: int = setting(minimum=2)
-    steps: int = setting(minimum=2)  # timed ones of each method
-    memory: bool = setting()  # on a CPU: a process for each method
+class EngineSettings(Settings):
+    fixed_point_bits: Annotated[int, Field(ge=2, le=32)]  # of the multipliers that stand for scales
+    accumulator_bits: Annotated[int, Field(ge=4, le=64)]
+    checked_images: Annotated[int, Field(ge=1)]  # whose activations are compared layer by layer
+    width_images: Annotated[int, Field(ge=1)]  # validation images on which the smallest width is looked for
+    batch_size: Annotated[int, Field(ge=1)]
+    top1_bound: Annotated[float, Field(ge=0.0, le=100.0)]  # points of top1 that engine and training graph may differ
 
 
-@dataclass(frozen=True)
-class ExternalWeights:
-    file: str = setting()
-    sha256: str = setting()
-    network: str = setting(choices=NETWORKS)
-    source: str = setting()
+class HardwareSettings(Settings):
+    measure: bool
 
 
-@dataclass(frozen=True)
-class PretrainEntry:
-    network: str = setting(choices=NETWORKS)
-    dataset: str = setting()
-    schedule: str = setting()
-    seeds: dict[str, list | dict] = setting()  # as those of an experiment, but one
-    weights: dict[str, str] = setting()  # profile -> key of external_weights
+OVERHEAD_METHODS = (
+    "float", "dbq-1t", "dbq-2t", "dbq-3t", "dbq-1t-compiled", "dbq-2t-compiled", "dbq-3t-compiled", "float-by-input", "dbq-2t-by-input",
+    "uniform-8", "twn", "ttq", "lsq-2", "lsq-4", "lq-nets-2", "quantization-networks", "sawb-4",
+    "brevitas-uniform-8", "brevitas-lsq-2", "brevitas-lsq-4", "torchao-uniform-8",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ExperimentEntry:
-    network: str = setting(choices=NETWORKS)
-    dataset: str = setting()
-    method: str = setting(choices=tuple(METHODS))
-    activation_bits: int = setting(minimum=2, maximum=32)  # 32 leaves the activations in float
-    policy: str = setting()
-    schedule: str = setting()
-    seeds: dict[str, list | dict] = setting()  # profile -> seeds or {recorded: digest}; it isn't run in a profile that is missing
-    quantizer: dict = setting()
-    training: dict = setting()
+def _known_method(name: str) -> str:
+    if name not in OVERHEAD_METHODS:
+        raise ValueError(f"choose from {', '.join(OVERHEAD_METHODS)}")
+    return name
 
 
-@dataclass(frozen=True)
-class AblationEntry:
-    base: str = setting()  # a key of experiments
-    schedule: str = setting()
-    quantizer: dict = setting()
-    training: dict = setting()
-    activations: dict = setting()  # overrides keys of `activations`
-    policy: str = setting()
-    seeds: dict = setting()
+OverheadMethod = Annotated[str, AfterValidator(_known_method)]
 
 
-@dataclass(frozen=True)
-class SweepRow:
-    experiment: str = setting()  # a key of experiments, whose method, settings, schedule and activations it has
-    policy: str = setting()
+class OverheadSettings(Settings):
+    networks: list[Network]
+    methods: Literal["all"] | list[OverheadMethod]
+    batch_size: Annotated[int, Field(ge=2)]
+    steps: Annotated[int, Field(ge=2)]  # timed ones of each method
+    memory: bool  # peak memory too; on a CPU a process for each method
 
 
-@dataclass(frozen=True)
-class SweepEntry:
-    network: str = setting(choices=NETWORKS)
-    dataset: str = setting()
-    schedule: str = setting()  # of every row, instead of the experiments'
-    rows: list[str] = setting()  # keys of sweep_rows
-    activations: dict = setting()  # overrides keys of `activations`
-    seeds: dict[str, list | dict] = setting()  # as those of an experiment
-
-
-@dataclass(frozen=True)
-class Start:
-    """A float network to train, or to take from external weights."""
+class Start(Settings):
+    """A float network that rows begin from: trained here, or taken from external weights."""
 
     key: str
     profile: str
-    network: str
+    network: Network
     dataset: str
     dataset_settings: DatasetSettings
     training: TrainingSettings
-    seed: int
+    seed: Seed
     weights: ExternalWeights | None
 
 
-@dataclass(frozen=True)
-class Row:
-    """A network to quantize."""
+class Row(Settings):
+    """One training of one network on one data set under one quantizer, activation width, layer policy and schedule, with its seeds."""
 
     key: str
     profile: str
-    network: str
+    start: str  # key of the float network
+    network: Network
     dataset: str
     dataset_settings: DatasetSettings
     method: str
-    quantizer: object  # the method's dataclass of dbq.settings.quantizers
-    activation_bits: int
+    quantizer: SerializeAsAny[Settings]
+    weight_bits: int  # of one stored weight
+    branches: int  # ternary or binary planes; 0: fixed point
+    activation_bits: Annotated[int, Field(ge=2, le=32)]  # 32: activations stay in float
     activations: ActivationSettings
     policy: PolicySettings
     training: TrainingSettings
-    seeds: list[int]
-    start: str  # the float network that it starts from
+    seeds: list[Seed]  # none where the profile doesn't run the row
+    judged: Literal["test", "validation"]
+    compared_with: str | None  # the row that it extends
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed_quantizer(cls, values):
+        """The settings of the method, when the row comes from a file."""
+        if isinstance(values, dict) and isinstance(values.get("quantizer"), dict):
+            values = {**values, "quantizer": METHODS[values["method"]].model_validate(values["quantizer"])}
+        return values

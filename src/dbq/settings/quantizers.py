@@ -1,35 +1,43 @@
-"""What params.yaml may say of each method: one dataclass a method, with the bits and planes that follow from it."""
+"""The settings of each quantization method. `weight_bits` and `branches` follow from them and stand in every table."""
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from dbq.errors import DbqError
-from dbq.settings.schema import setting
+from pydantic import Field, field_validator
 
+from dbq.settings.values import Settings
 
-@dataclass(frozen=True)
-class TemperatureSettings:
-    schedule: str = setting(choices=("constant", "linear", "exponential"))
-    start: float = setting(minimum=1e-6)  # in units of 1 / (largest level)
-    end: float = setting(minimum=1e-6)
+Scales = Literal["layer", "channel"]  # one scale a layer (and branch), or one a filter
+Positive = Annotated[float, Field(ge=1e-6, le=1e9)]
 
 
-@dataclass(frozen=True)
-class DbqSettings:
-    branches: int = setting(minimum=1, maximum=3)
-    forward: str = setting(choices=("hard", "soft"))
-    temperature: TemperatureSettings = setting()
-    scales: str = setting(choices=("layer", "channel"))
-    gradient_scale: str = setting(choices=("lsq", "none"))
-    initial: str = setting(choices=("least_squares", "largest"))  # branch scales at the start: least squares, or powers of 1/3 of max |w|
+class TemperatureSettings(Settings):
+    """In units of 1 / (largest level): the same number means the same softness in every layer."""
+
+    schedule: Literal["constant", "linear", "exponential"] = "constant"
+    start: Positive
+    end: Positive
+
+
+class DbqSettings(Settings):
+    branches: Annotated[int, Field(ge=1, le=3)]
+    forward: Literal["hard", "soft"]
+    temperature: TemperatureSettings
+    scales: Scales
+    gradient_scale: Literal["lsq", "none"]  # lsq: gradients of the scales times 1 / sqrt(number of weights)
+    initial: Literal["least_squares", "largest"]  # branch scales at the start: least squares, or powers of 1/3 of max |w|
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _constant(cls, value):
+        return {"start": float(value), "end": float(value)} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
     @property
     def weight_bits(self) -> int:
         return 2 * self.branches  # a ternary plane is stored in 2 bits a weight
 
 
-@dataclass(frozen=True)
-class UniformSettings:
-    bits: int = setting(minimum=2, maximum=8)
+class UniformSettings(Settings):
+    bits: Annotated[int, Field(ge=2, le=8)]
 
     @property
     def weight_bits(self) -> int:
@@ -40,28 +48,35 @@ class UniformSettings:
         return 0
 
 
-@dataclass(frozen=True)
-class TwnSettings:
-    scales: str = setting(choices=("layer", "channel"))
+class TwnSettings(Settings):
+    scales: Scales
 
-    weight_bits = 2
-    branches = 1
+    @property
+    def weight_bits(self) -> int:
+        return 2
 
-
-@dataclass(frozen=True)
-class TtqSettings:
-    threshold: float = setting(minimum=0.0, maximum=0.99)  # of the largest magnitude
-    initial: str = setting(choices=("one", "mean"))  # of the learnt scales: 1.0, or the mean magnitude on their side of 0
-    gradient_scale: str = setting(choices=("lsq", "none"))  # of the learnt scales
-
-    weight_bits = 2
-    branches = 2  # the positive and the negative weights are summed on their own
+    @property
+    def branches(self) -> int:
+        return 1
 
 
-@dataclass(frozen=True)
-class LsqSettings:
-    bits: int = setting(minimum=2, maximum=8)
-    levels: str = setting(choices=("symmetric", "full"))  # full: one more level below 0, as published
+class TtqSettings(Settings):
+    threshold: Annotated[float, Field(ge=0.0, le=0.99)]  # of the largest magnitude
+    initial: Literal["one", "mean"]  # of the learnt scales: 1.0, or the mean magnitude on their side of 0
+    gradient_scale: Literal["lsq", "none"]
+
+    @property
+    def weight_bits(self) -> int:
+        return 2
+
+    @property
+    def branches(self) -> int:
+        return 2  # the positive and the negative weights are summed on their own
+
+
+class LsqSettings(Settings):
+    bits: Annotated[int, Field(ge=2, le=8)]
+    levels: Literal["symmetric", "full"]  # full: one more level below 0, as published
 
     @property
     def weight_bits(self) -> int:
@@ -72,25 +87,26 @@ class LsqSettings:
         return 1 if self.bits == 2 and self.levels == "symmetric" else 0
 
 
-@dataclass(frozen=True)
-class LqNetsSettings:
-    branches: int = setting(minimum=1, maximum=4)  # binary ones
-    scales: str = setting(choices=("layer", "channel"))
+class LqNetsSettings(Settings):
+    branches: Annotated[int, Field(ge=1, le=4)]  # binary ones
+    scales: Scales
 
     @property
     def weight_bits(self) -> int:
         return self.branches
 
 
-@dataclass(frozen=True)
-class QuantizationNetworksSettings:
-    levels: list[int] = setting()  # in ascending order
-    temperature_step: float = setting(minimum=1e-6)  # per epoch
-    temperature_cap: float = setting(minimum=1e-6)
+class QuantizationNetworksSettings(Settings):
+    levels: list[Annotated[int, Field(ge=-127, le=127)]]
+    temperature_step: Positive  # per epoch
+    temperature_cap: Positive
 
-    def __post_init__(self):
-        if len(self.levels) < 2 or self.levels != sorted(set(self.levels)) or max(map(abs, self.levels)) > 127:
-            raise DbqError(f"quantization_networks.levels: {self.levels}", "give two or more ascending integers from -127 to 127")
+    @field_validator("levels")
+    @classmethod
+    def _ascending(cls, levels):
+        if len(levels) < 2 or levels != sorted(set(levels)):
+            raise ValueError("give two or more ascending integers from -127 to 127")
+        return levels
 
     @property
     def weight_bits(self) -> int:
@@ -98,12 +114,11 @@ class QuantizationNetworksSettings:
 
     @property
     def branches(self) -> int:
-        return 1 if list(self.levels) == [-1, 0, 1] else 0
+        return 1 if self.levels == [-1, 0, 1] else 0
 
 
-@dataclass(frozen=True)
-class SawbSettings:
-    bits: int = setting(choices=(2, 3, 4, 8))
+class SawbSettings(Settings):
+    bits: Literal[2, 3, 4, 8]
 
     @property
     def weight_bits(self) -> int:
@@ -114,7 +129,7 @@ class SawbSettings:
         return 1 if self.bits == 2 else 0
 
 
-METHODS = {
+METHODS: dict[str, type[Settings]] = {
     "dbq": DbqSettings,
     "uniform": UniformSettings,
     "twn": TwnSettings,
