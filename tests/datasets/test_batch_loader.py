@@ -1,5 +1,7 @@
 """The batched loader against a slow reference that handles one image at a time."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +48,7 @@ def collect(batches):
 @given(st.integers(0, 3), st.booleans(), st.integers(0, 1000), st.sampled_from([(7, 7), (5, 6)]))
 def test_every_augmented_image_is_a_crop_of_its_own_image(pad, flip, seed, size):
     split = random_split(24, *size)
-    images, labels = collect(Batches(split, 8, MEAN, STD, augment={"pad": pad, "flip": flip}).epoch(seed))
+    images, labels = collect(Batches(split, 8, MEAN, STD, augment=SimpleNamespace(pad=pad, flip=flip)).epoch(seed))
     reference = [(index, normalise(crop)) for index in range(24) for _, crop in variants(split.images[index].numpy(), pad, flip)]
     stack = np.stack([crop for _, crop in reference])
     seen = set()
@@ -61,7 +63,7 @@ def test_every_augmented_image_is_a_crop_of_its_own_image(pad, flip, seed, size)
 def test_all_offsets_and_flips_are_drawn_evenly():
     split = random_split(1)
     split = Split(split.images.expand(4000, -1, -1, -1).contiguous(), split.labels.expand(4000).contiguous())
-    images, _ = collect(Batches(split, 500, MEAN, STD, augment={"pad": 1, "flip": True}).epoch(3))
+    images, _ = collect(Batches(split, 500, MEAN, STD, augment=SimpleNamespace(pad=1, flip=True)).epoch(3))
     counts = []
     for _, crop in variants(split.images[0].numpy(), 1, True):
         counts.append(int((np.abs(images.numpy() - normalise(crop)).max((1, 2, 3)) < 1e-5).sum()))
@@ -72,7 +74,7 @@ def test_all_offsets_and_flips_are_drawn_evenly():
 
 def test_padding_is_black_before_normalisation():
     split = Split(torch.full((64, 3, 4, 4), 255, dtype=torch.uint8), torch.zeros(64, dtype=torch.long))
-    images, _ = collect(Batches(split, 64, MEAN, STD, augment={"pad": 2, "flip": False}).epoch(0))
+    images, _ = collect(Batches(split, 64, MEAN, STD, augment=SimpleNamespace(pad=2, flip=False)).epoch(0))
     for channel in range(3):
         values = np.unique(images[:, channel].numpy().round(4))
         black, white = (0 - MEAN[channel]) / STD[channel], (1 - MEAN[channel]) / STD[channel]
@@ -80,7 +82,7 @@ def test_padding_is_black_before_normalisation():
 
 
 def test_the_same_seed_gives_the_same_batches_whatever_happened_before():
-    augment = {"pad": 2, "flip": True}
+    augment = SimpleNamespace(pad=2, flip=True)
     first = Batches(random_split(), 8, MEAN, STD, augment)
     wanted = collect(first.epoch(5))
     torch.manual_seed(99)
@@ -97,11 +99,11 @@ def test_the_same_seed_gives_the_same_batches_whatever_happened_before():
 def test_the_global_generator_is_left_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    list(Batches(random_split(), 8, MEAN, STD, {"pad": 2, "flip": True}).epoch(5))
+    list(Batches(random_split(), 8, MEAN, STD, SimpleNamespace(pad=2, flip=True)).epoch(5))
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("augment", [None, {"pad": 2, "flip": True}])
+@pytest.mark.parametrize("augment", [None, SimpleNamespace(pad=2, flip=True)])
 def test_in_order_is_every_image_unchanged(augment):
     split = random_split()
     images, labels = collect(Batches(split, 8, MEAN, STD, augment).in_order())
@@ -120,7 +122,7 @@ def test_lengths(count, batch_size, drop_last, sizes):
     assert sum(len(labels) for _, labels in batches.in_order()) == count
 
 
-@pytest.mark.parametrize("augment", [None, {"pad": 1, "flip": True}])
+@pytest.mark.parametrize("augment", [None, SimpleNamespace(pad=1, flip=True)])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_memory_format_and_types(augment, channels_last):
     batches = Batches(random_split(), 8, MEAN, STD, augment, channels_last=channels_last)

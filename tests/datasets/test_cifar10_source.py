@@ -1,5 +1,6 @@
 """The CIFAR-10 reader on small synthetic files of both published layouts, and on the real files where they are at hand."""
 
+import gzip
 import hashlib
 import io
 import os
@@ -16,16 +17,7 @@ from dbq.datasets import cifar10, obtain
 from dbq.errors import DbqError
 
 PER_BATCH = 30
-CONFIG = SimpleNamespace(
-    source="cifar10",
-    classes=10,
-    form="32x32",
-    validation=20,
-    split_seed=0,
-    stand_in=False,
-    augment={"pad": 4, "flip": True},
-    normalise="measured",
-)
+CONFIG = SimpleNamespace(source="cifar10", classes=10, validation=20, split_seed=0, stand_in=False, normalise="measured")
 
 
 @pytest.fixture(autouse=True)
@@ -254,10 +246,37 @@ def test_truncated_archive(images, tmp_path, monkeypatch):
         read(tmp_path, monkeypatch)
 
 
+def test_members_too_large_to_read_are_refused_at_their_header(tmp_path, monkeypatch):
+    """A stream reads over members that nobody wants, so their size counts too; the header claims 1 TB and nothing follows."""
+    member = tarfile.TarInfo("unwanted")
+    member.size = 1 << 40
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT)))
+    with pytest.raises(DbqError, match="'unwanted' has 1,099,511,627,776 bytes"):
+        read(tmp_path, monkeypatch)
+
+
+def test_files_too_large_to_read_are_refused(images, tmp_path, monkeypatch):
+    os.truncate(write_binary(tmp_path, images) / "data_batch_1.bin", 60_000_000_000)  # takes no space on the disk
+    with pytest.raises(DbqError, match=r"data_batch_1\.bin' has 60,000,000,000 bytes"):
+        read(tmp_path, monkeypatch)
+
+
+def test_unreadable_files_are_one_error(images, tmp_path, monkeypatch):
+    write_binary(tmp_path, images)
+    monkeypatch.setenv("DBQ_CIFAR10", str(tmp_path))
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(DbqError, match=r"datasets\.cifar10: .*Permission denied.*data_batch_1\.bin.*readable"):
+        datasets.prepare("cifar10", "small", CONFIG, tmp_path / "out", log=lambda line: None)
+
+
 def test_prepared_with_mirror_in_the_manifest_and_no_paths(images, tmp_path, monkeypatch):
     write_binary(tmp_path, images)
     monkeypatch.setenv("DBQ_CIFAR10", str(tmp_path))
-    manifest = datasets.prepare("cifar10", "cifar10", CONFIG, tmp_path / "out", log=lambda line: None)
+    manifest = datasets.prepare("cifar10", "small", CONFIG, tmp_path / "out", log=lambda line: None)
     assert manifest["label"] == "real" and "mirror" in manifest["source"]
     assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
 

@@ -4,12 +4,16 @@ A folder holds {train,val,test}_images.npy (N, 3, H, W) uint8, {train,val,test}_
 the sha256 of each array. The manifest has no times and no paths, so equal data give equal bytes.
 """
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from dbq.errors import DbqError
@@ -17,9 +21,13 @@ from dbq.files import read_json, sha256_of, write_atomically, write_json
 
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
+ARRAYS = [f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")]
 # of [0, 1] RGB pixels; torchvision's and most published weights expect them
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
+
+if TYPE_CHECKING:
+    from dbq.settings import DatasetSettings
 
 
 @dataclass
@@ -58,12 +66,40 @@ class Prepared:
     splits: dict[str, Split]
 
 
+class _Counts(BaseModel):
+    total: Annotated[int, Field(ge=1)]
+    per_class: list[Annotated[int, Field(ge=0)]]
+
+
+class _Manifest(BaseModel):
+    """What others read of a manifest. It holds more: licence, files, rules."""
+
+    name: str
+    profile: str
+    title: str
+    source: str
+    label: str
+    stand_in: bool
+    files: list[dict]
+    counts: dict[str, _Counts]
+    classes: Annotated[int, Field(ge=2)]
+    class_names: list[str]
+    image_size: Annotated[int, Field(ge=1)]
+    mean: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
+    arrays: dict[str, str]
+    content_sha256: str
+
+
 def carve(labels: np.ndarray, count: int, seed: int, key: str = "validation") -> tuple[np.ndarray, np.ndarray]:
     """Draw `count` of the images so that each class keeps its share; the same seed always draws the same ones.
 
     labels: (N,). Returns (kept, carved), ascending indices that together are 0 .. N-1. Shares are rounded by largest remainder, ties
     to the lower class. Raises DbqError, naming `key`, if a class would be used up.
     """
+    remedy = f"choose a {key} well below {len(labels)} images"
+    if count >= len(labels):
+        raise DbqError(f"{key}: {count} of {len(labels)} images leave none", remedy)
     classes, sizes = np.unique(labels, return_counts=True)
     shares = count * sizes  # in units of 1 / N of an image, so that no rounding decides a tie
     quotas = shares // len(labels)
@@ -71,9 +107,7 @@ def carve(labels: np.ndarray, count: int, seed: int, key: str = "validation") ->
     quotas[order[: count - quotas.sum()]] += 1
     if (quotas >= sizes).any():
         label = classes[quotas >= sizes][0]
-        raise DbqError(
-            f"{key}: {count} of {len(labels)} images leave none of class {label}", f"choose a {key} well below {len(labels)} images"
-        )
+        raise DbqError(f"{key}: {count} of {len(labels)} images leave none of class {label}", remedy)
     generator = np.random.Generator(np.random.PCG64(seed))
     drawn = [generator.permutation(np.flatnonzero(labels == label))[:quota] for label, quota in zip(classes, quotas, strict=True)]
     chosen = np.zeros(len(labels), bool)
@@ -95,19 +129,24 @@ def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     return means, deviations
 
 
-def write(source: Source, name: str, profile: str, config, folder: Path) -> dict:
+def write(source: Source, name: str, profile: str, settings: DatasetSettings, folder: Path) -> dict:
     """Carve the validation split, write the arrays and then the manifest, and return the manifest."""
-    folder = Path(folder)
+    for labels in (source.train_labels, source.test_labels):
+        if labels.min() < 0 or labels.max() >= settings.classes:
+            raise DbqError(
+                f"{source.title}: labels from {labels.min()} to {labels.max()}, and there are {settings.classes} classes",
+                "get the data set again from its source",
+            )
     (folder / MANIFEST).unlink(missing_ok=True)  # half-written arrays must not stand beside a manifest of other ones
-    kept, carved = carve(source.train_labels, config.validation, config.split_seed)
+    kept, carved = carve(source.train_labels, settings.validation, settings.split_seed)
     picks = {"train": (source.train_images, source.train_labels, kept), "val": (source.train_images, source.train_labels, carved)}
     picks["test"] = (source.test_images, source.test_labels, slice(None))
     counts, arrays, mean, std = {}, {}, IMAGENET_MEAN, IMAGENET_STD
     for split, (images, labels, pick) in picks.items():
         images, labels = images[pick], labels[pick].astype(np.int64)
-        if split == "train" and config.normalise == "measured":
+        if split == "train" and settings.normalise == "measured":
             mean, std = channel_statistics(images)
-        per_class = np.bincount(labels, minlength=config.classes).tolist()
+        per_class = np.bincount(labels, minlength=settings.classes).tolist()
         counts[split] = {"total": len(labels), "per_class": per_class}
         for kind, array in (("images", images), ("labels", labels)):
             path = folder / f"{split}_{kind}.npy"
@@ -115,54 +154,92 @@ def write(source: Source, name: str, profile: str, config, folder: Path) -> dict
             arrays[path.name] = sha256_of(path)
     manifest = {
         "name": name, "profile": profile, "title": source.title, "source_kind": source.kind, "source": f"{source.title}, {source.kind}",
-        "label": f"stand-in ({source.title})" if config.stand_in else "real", "stand_in": config.stand_in,
+        "label": f"stand-in ({source.title})" if settings.stand_in else "real", "stand_in": settings.stand_in,
         "url": source.url, "licence": source.licence, "files": source.files, "md5_identical": source.md5_identical,
-        "counts": counts, "classes": config.classes, "class_names": source.class_names, "image_size": int(source.train_images.shape[-1]),
-        "normalise": config.normalise, "mean": mean, "std": std,
-        "split_rule": f"{source.split_rule}; val: {config.validation} of the training images, stratified by class, "
-        f"numpy PCG64({config.split_seed}); test is used for nothing but the final evaluation",
-        "arrays": arrays, "content_sha256": hashlib.sha256("".join(arrays[key] for key in sorted(arrays)).encode()).hexdigest(),
+        "counts": counts, "classes": settings.classes, "class_names": source.class_names, "image_size": int(source.train_images.shape[-1]),
+        "normalise": settings.normalise, "mean": mean, "std": std,
+        "split_rule": f"{source.split_rule}; val: {settings.validation} of the training images, stratified by class, "
+        f"numpy PCG64({settings.split_seed}); test is used for nothing but the final evaluation",
+        "arrays": arrays, "content_sha256": _joint_sum(arrays),
     }  # fmt: skip
     write_json(folder / MANIFEST, manifest)
     return manifest
 
 
-def load(folder, splits: tuple[str, ...] = ("train", "val")) -> Prepared:
+def _joint_sum(arrays: dict[str, str]) -> str:
+    return hashlib.sha256("".join(arrays[name] for name in sorted(arrays)).encode()).hexdigest()
+
+
+def read_manifest(folder, name: str | None = None, profile: str | None = None) -> dict:
+    """The manifest of a prepared folder, every field that others read checked.
+
+    name, profile: the data set that it has to be of, where they are given. Raises DbqError, naming the file and the field, for a missing or
+    damaged manifest and for another data set.
+    """
+    path = Path(folder) / MANIFEST
+    remedy = f"run `dvc repro prepare@{name or path.parent.name}`"
+    if not path.is_file():
+        raise DbqError(f"{path}: no such file", remedy)
+    manifest = read_json(path)
+    try:
+        _Manifest.model_validate(manifest, strict=True)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field_name = ".".join(map(str, fault["loc"])) or "it"
+        raise DbqError(f"{path}: not the manifest of a prepared data set ({field_name}: {fault['msg']})", remedy) from None
+    counts, classes = manifest["counts"], manifest["classes"]
+    consistent = (
+        len(manifest["class_names"]) == classes and sorted(counts) == sorted(SPLITS) and sorted(manifest["arrays"]) == sorted(ARRAYS)
+        and all(len(one["per_class"]) == classes and sum(one["per_class"]) == one["total"] for one in counts.values())
+        and manifest["content_sha256"] == _joint_sum(manifest["arrays"])
+    )  # fmt: skip
+    if not consistent:
+        raise DbqError(f"{path}: damaged: its classes, class_names, counts, arrays and content_sha256 contradict one another", remedy)
+    found = manifest["name"], manifest["profile"]
+    if name not in (None, found[0]) or profile not in (None, found[1]):
+        wanted = " of the profile ".join(part for part in (name, profile) if part)
+        raise DbqError(f"{path}: data set {found[0]} of the profile {found[1]}, not {wanted}", "name the folder of the right data set")
+    return manifest
+
+
+def load(folder, splits: tuple[str, ...] = ("train", "val"), name: str | None = None, profile: str | None = None) -> Prepared:
     """Read the named splits and no others, so that training code can't see the test images.
 
-    Raises DbqError, naming the file and the stage to run, for a missing, truncated or changed array.
+    The sha256 of every array of the folder is checked, also of the splits that aren't read: a training must not end at damaged test images.
+    Raises DbqError as read_manifest does, and for a missing or changed array, naming the file and the stage to run.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        raise DbqError(f"{folder / MANIFEST}: no such file", f"run `dvc repro prepare@{folder.name}`")
-    manifest = read_json(folder / MANIFEST)
-    try:
-        remedy = f"run `dvc repro prepare@{manifest['name']}`"
-        size, counts, arrays = manifest["image_size"], manifest["counts"], manifest["arrays"]
-        shapes = {split: (counts[split]["total"], 3, size, size) for split in SPLITS}
-    except (KeyError, TypeError):
-        raise DbqError(f"{folder / MANIFEST}: not the manifest of a prepared data set", f"run `dvc repro prepare@{folder.name}`") from None
+    manifest = read_manifest(folder, name, profile)
+    remedy = f"run `dvc repro prepare@{manifest['name']}`"
+    unknown = [split for split in splits if split not in SPLITS]
+    if unknown:
+        raise DbqError(f"split {unknown[0]!r}: there is {', '.join(SPLITS)}", "name one of them")
+    for array, known in manifest["arrays"].items():
+        if not (folder / array).is_file():
+            raise DbqError(f"{folder / array}: no such file", remedy)
+        if sha256_of(folder / array) != known:
+            raise DbqError(f"{folder / array}: its content is not what the manifest says (sha256 differs)", remedy)
     result = {}
     for split in splits:
-        if split not in SPLITS:
-            raise DbqError(f"split {split!r}: there is {', '.join(SPLITS)}", "name one of them")
-        names = f"{split}_images.npy", f"{split}_labels.npy"
-        images = _read(folder / names[0], np.uint8, shapes[split], arrays.get(names[0]), remedy)
-        labels = _read(folder / names[1], np.int64, shapes[split][:1], arrays.get(names[1]), remedy)
+        shape = (manifest["counts"][split]["total"], 3, manifest["image_size"], manifest["image_size"])
+        images = _read(folder / f"{split}_images.npy", np.uint8, shape, remedy)
+        labels = _read(folder / f"{split}_labels.npy", np.int64, shape[:1], remedy)
+        classes, per_class = manifest["classes"], manifest["counts"][split]["per_class"]
+        if labels.min() < 0 or labels.max() >= classes or np.bincount(labels, minlength=classes).tolist() != per_class:
+            raise DbqError(
+                f"{folder / split}_labels.npy: labels from {labels.min()} to {labels.max()}, and the manifest counts others", remedy
+            )
         result[split] = Split(torch.from_numpy(images), torch.from_numpy(labels))
     return Prepared(manifest, result)
 
 
-def _read(path: Path, dtype, shape: tuple[int, ...], sha256: str | None, remedy: str) -> np.ndarray:
-    if not path.is_file():
-        raise DbqError(f"{path}: no such file", remedy)
+def _read(path: Path, dtype, shape: tuple[int, ...], remedy: str) -> np.ndarray:
+    """The array of a file whose sum is right; a manifest that was changed with it is found here."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DbqError(f"{path}: truncated or not an array ({error}), {path.stat().st_size:,} bytes", remedy) from error
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: no memory is taken for what the header claims
+    except (ValueError, EOFError, OSError, OverflowError) as error:
+        raise DbqError(f"{path}: truncated or not an array ({error}), {path.stat().st_size:,} bytes", remedy) from None
     if array.dtype != dtype or array.shape != shape:
         expected = f"{np.dtype(dtype)} {shape}"
         raise DbqError(f"{path}: holds {array.dtype} {array.shape} where the manifest says {expected}", remedy)
-    if sha256_of(path) != sha256:
-        raise DbqError(f"{path}: its content is not what the manifest says (sha256 differs)", remedy)
-    return array
+    return np.array(array, order="C")

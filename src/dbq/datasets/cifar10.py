@@ -4,16 +4,22 @@ Read from $DBQ_CIFAR10, else from data/raw/cifar10, in the python layout (cifar-
 (cifar-10-batches-bin), or as the archive of either; downloaded (170 MB) where there is none.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import pickle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dbq.datasets import obtain
 from dbq.datasets.arrays import Source
 from dbq.errors import DbqError
+
+if TYPE_CHECKING:
+    from dbq.settings import DatasetSettings
 
 VARIABLE = "DBQ_CIFAR10"
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -42,7 +48,7 @@ MD5 = {
 AGAIN = "delete it and run again to download it, or get it again from your mirror"
 
 
-def read(raw: Path, config, log=print) -> Source:
+def read(raw: Path, settings: DatasetSettings, log=print) -> Source:
     """All 60,000 images in the published order. Raises DbqError naming the file that is missing, damaged or not the published one."""
     folder = Path(raw) / "cifar10"
     found = obtain.locate(VARIABLE, folder, recognise, EXPECTED)
@@ -63,7 +69,7 @@ def read(raw: Path, config, log=print) -> Source:
     if missing:
         raise DbqError(f"{found.path / missing[0]}: missing (the {found.layout} layout has {len(names)} batch files)", AGAIN)
     wrong = [name for name in names if sums[name]["md5"] != MD5[name]]
-    kind = obtain.kind_of(found, not wrong, wrong, VARIABLE)
+    kind = obtain.kind_of(found, wrong, VARIABLE)
     train = [batches[name] for name in names[:-1]]
     return Source(
         title="CIFAR-10", kind=kind, url="https://www.cs.toronto.edu/~kriz/cifar.html",

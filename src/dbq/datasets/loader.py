@@ -17,8 +17,8 @@ from dbq.datasets.arrays import Split
 class Batches:
     """Iterates over one split.
 
-    split: images (N, 3, H, W) uint8, labels (N,) int64. mean, std: 3 numbers each, of [0, 1] pixels. augment: {"pad": pixels of zero
-    (black) around the image before a random crop of the old size, "flip": mirror half of the images}. drop_last: leave out the last,
+    split: images (N, 3, H, W) uint8, labels (N,) int64. mean, std: 3 numbers each, of [0, 1] pixels. augment.pad: pixels of zero
+    (black) around the image before a random crop of the old size; augment.flip: mirror half of the images. drop_last: leave out the last,
     smaller batch of a shuffled epoch, because batch norm on a few images is noise; a split below one batch is one batch.
     """
 
@@ -28,7 +28,7 @@ class Batches:
         batch_size: int,
         mean,
         std,
-        augment: dict | None = None,
+        augment=None,
         device="cpu",
         drop_last: bool = True,
         channels_last: bool = True,
@@ -36,7 +36,7 @@ class Batches:
         if split.images.dtype != torch.uint8 or split.images.ndim != 4 or len(split.images) != len(split.labels) or len(split.labels) == 0:
             raise ValueError(f"images {split.images.dtype} {tuple(split.images.shape)}, labels {tuple(split.labels.shape)}")
         self.batch_size, self.channels_last = batch_size, channels_last
-        self.pad, self.flip = (int(augment["pad"]), bool(augment["flip"])) if augment else (0, False)
+        self.pad, self.flip = (augment.pad, augment.flip) if augment else (0, False)
         self.count, _, self.height, self.width = split.images.shape
         self.used = self.count - self.count % batch_size if drop_last and self.count >= batch_size else self.count
         self.device = torch.device(device)

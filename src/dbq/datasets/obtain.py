@@ -6,7 +6,6 @@ Archives are read as streams and never unpacked to disk; a member that would lea
 import os
 import socket
 import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,6 @@ from dbq.errors import DbqError
 
 PUBLISHED = "published files, md5-identical"
 MIRROR = "mirror, not md5-identical"
-UNCHECKED = "mirror, md5 not checkable"
 MEMBER_LIMIT = 64 << 20  # bytes; the largest published member is a CIFAR-10 batch of 31 MB
 SILENCE = 30  # seconds without a byte after which a download counts as failed
 
@@ -79,15 +77,13 @@ def _download_url(url: str, folder: Path, name: str, md5: str) -> None:
     download_url(url, str(folder), filename=name, md5=md5)
 
 
-def kind_of(found: Found, md5_identical: bool | None, wrong: list[str], variable: str) -> str:
-    """How far the files are what was published. Raises DbqError for files that differ and are not declared as a mirror.
+def kind_of(found: Found, wrong: list[str], variable: str) -> str:
+    """How far the files are what was published. wrong: names of those that differ.
 
-    md5_identical: None where nothing published can be compared; wrong: names of the files that differ.
+    Raises DbqError for files that differ and are not declared as a mirror.
     """
-    if md5_identical:
+    if not wrong:
         return PUBLISHED
-    if md5_identical is None:
-        return UNCHECKED
     if not found.mirror:
         raise DbqError(
             f"{found.path}: md5 of {', '.join(wrong)} is not the published one",
@@ -97,40 +93,29 @@ def kind_of(found: Found, md5_identical: bool | None, wrong: list[str], variable
 
 
 def entries(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """(name inside, content) of the wanted regular files of a folder (by name) or of a tar or zip archive (in its order).
+    """(name inside, content) of the wanted regular files of a folder (by name) or of a tar archive (in its order).
 
-    Raises DbqError for a damaged archive, and for a member that is unsafe, whether wanted or not.
+    Raises DbqError for a damaged archive, and for a member that is unsafe or too large, whether wanted or not: a stream reads them all.
     """
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             name = file.relative_to(path).as_posix()
             if wanted(name) and file.is_file():
+                _check(path, name, file.stat().st_size)
                 yield name, file.read_bytes()
         return
     try:
-        yield from _zip_entries(path, wanted) if zipfile.is_zipfile(path) else _tar_entries(path, wanted)
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                _check(path, member.name, member.size, member.isfile() or member.isdir())
+                if member.isfile() and wanted(member.name):
+                    yield member.name, archive.extractfile(member).read()
     except DbqError:
         raise
-    except Exception as error:  # tarfile, zipfile, zlib, lzma and EOF each have their own type for a damaged stream
+    except Exception as error:  # tarfile, zlib, lzma and EOF each have their own type for a damaged stream
         raise DbqError(
             f"{path}: damaged or truncated archive, {path.stat().st_size:,} bytes ({error})", "delete it and get it again from its source"
         ) from error
-
-
-def _zip_entries(path, wanted):
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            _check(path, member.filename, member.file_size if wanted(member.filename) else 0)
-            if not member.is_dir() and wanted(member.filename):
-                yield member.filename, archive.read(member)
-
-
-def _tar_entries(path, wanted):
-    with tarfile.open(path, "r|*") as archive:
-        for member in archive:
-            _check(path, member.name, member.size if wanted(member.name) else 0, member.isfile() or member.isdir())
-            if member.isfile() and wanted(member.name):
-                yield member.name, archive.extractfile(member).read()
 
 
 def _check(path, name, size, plain=True):
