@@ -1,6 +1,7 @@
 """Published multiply-adds and parameters, and torch's own counter."""
 
 import builtins
+import math
 import os
 import subprocess
 import sys
@@ -186,6 +187,59 @@ def test_external_weights_are_checked(tmp_path):
         load_external(networks.build("mobilenet_v1", 10, "32x32"), path, sha256_of(path))
     with pytest.raises(DbqError, match="no such file"):
         load_external(other, tmp_path / "nothing.th", "0" * 64)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, ("code-ran",)
+
+
+def first_weight(value, **types):
+    """Change one weight of a state dict."""
+
+    def change(state):
+        weight = state["conv1.weight"].to(**types)
+        weight.view(-1)[0] = value
+        return {**state, "conv1.weight": weight}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (first_weight(math.nan), "conv1.weight.*not finite"),
+        (first_weight(-math.inf), "conv1.weight.*not finite"),
+        (first_weight(1e300, dtype=torch.float64), "conv1.weight.*not finite"),  # infinite in float32
+        (first_weight(1, dtype=torch.int8), "conv1.weight.*not of type torch.float32"),
+        (lambda state: {**state, "conv1.weight": state["conv1.weight"].to_sparse()}, "dense tensors"),
+        (lambda state: {**state, "conv1.weight": "text"}, "dense tensors"),
+        (lambda state: {**state, 3: torch.zeros(1)}, "dense tensors"),
+        (lambda state: {"state_dict": [1]}, "dense tensors"),
+        (lambda state: torch.zeros(3), "dense tensors"),
+        (lambda state: None, "dense tensors"),
+        (lambda state: RunsCode(), "not a file of tensors"),
+        (lambda state: {**state, "conv1.weight": RunsCode()}, "not a file of tensors"),
+    ],
+)
+def test_files_that_are_no_weights_are_refused_under_a_right_sum(change, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = networks.build("resnet20", 10, "32x32")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    torch.save(change({name: value.clone() for name, value in before.items()}), "weights.th")
+    with pytest.raises(DbqError, match=rf"^weights\.th: .*{words}") as caught:
+        load_external(network, "weights.th", sha256_of("weights.th"))
+    assert "weights_only" not in str(caught.value) and not Path("code-ran").exists()
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 5_000, -1])
+def test_truncated_weights_are_refused_under_a_right_sum(keep, tmp_path):
+    path, network = tmp_path / "weights.th", networks.build("resnet20", 10, "32x32")
+    torch.save(network.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DbqError, match=r"weights\.th: truncated"):
+        load_external(network, path, sha256_of(path))
 
 
 def test_option_a_shortcut():

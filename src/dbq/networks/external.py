@@ -3,26 +3,27 @@
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dbq.errors import DbqError
 from dbq.files import sha256_of
+
+REMEDY = "get the file from its source again and write its sha256 into params.yaml, or train the network here"
 
 
 def load_external(network: nn.Module, path, sha256: str) -> None:
     """Load a state dict whose file has this checksum into the network.
 
-    A `state_dict` wrapper and the prefix `module.` of data-parallel training are taken off. Raises DbqError for a missing file, another
-    checksum, and weights of another network.
+    A `state_dict` wrapper and the prefix `module.` of data-parallel training are taken off. Nothing but tensors and plain values is
+    unpickled, so no code runs from the file. Raises DbqError for a missing file, another checksum, a file that is no state dict, values
+    that are not finite, and weights of another network.
     """
     if not Path(path).is_file():
         raise DbqError(f"{path}: no such file", "download it from the source that params.yaml names")
     found = sha256_of(path)
     if found != sha256:
         raise DbqError(f"{path}: sha256 is {found}, expected {sha256}", "delete the file and download it again")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = {name.removeprefix("module."): value for name, value in state.get("state_dict", state).items()}
-    own = network.state_dict()
+    own, state = network.state_dict(), _state_of(path)
     # files from before torch 0.4.1 lack batch norm's counter, which evaluation doesn't use
     state |= {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in state}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -32,4 +33,23 @@ def load_external(network: nn.Module, path, sha256: str) -> None:
             f"{path}: weights of another network (missing {missing[:3]}, unexpected {unexpected[:3]}, other shapes {sorted(shapes)[:3]})",
             "name the network that these weights belong to",
         )
+    for name, value in state.items():
+        kind = own[name].dtype
+        if value.is_floating_point() != kind.is_floating_point or not bool(torch.isfinite(value.to(kind)).all()):
+            raise DbqError(f"{path}: {name} ({value.dtype}) holds values that are not finite, or not of type {kind}", REMEDY)
     network.load_state_dict(state)
+
+
+def _state_of(path) -> dict[str, Tensor]:
+    """The named dense tensors of the file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and torch each raise types of their own; torch's text advises to switch its protection off
+        raise DbqError(f"{path}: truncated, or not a file of tensors and plain values ({type(error).__name__})", REMEDY) from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(
+        isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized for value in state.values()
+    ):
+        raise DbqError(f"{path}: not a state dict of dense tensors", REMEDY)
+    return {name.removeprefix("module."): value for name, value in state.items()}
