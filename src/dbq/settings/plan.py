@@ -27,7 +27,7 @@ from dbq.settings.source import KEY, KEY_RULE
 from dbq.settings.values import Settings, parse
 
 SECTIONS = (
-    "profile", "profiles", "sources", "starts", "external_weights", "schedules", "quantizers", "policies", "activations", "defaults",
+    "profile", "datasets", "profiles", "sources", "starts", "external_weights", "schedules", "quantizers", "policies", "activations", "defaults",
     "rows", "cost", "engine", "hardware", "overhead",
 )  # fmt: skip
 PROFILE_KEYS = ("extends", "datasets", "schedules", "weights", "rows", "overhead")
@@ -111,9 +111,9 @@ class _Resolver:
     def __post_init__(self):
         self.attempt(lambda: _check_keys(self.params, SECTIONS, "params.yaml"))
         for name in SECTIONS[1:]:
-            kind = dict if isinstance(self.params.get(name, {}), dict) else None
-            if name not in self.params or kind is None:
-                problem = "missing" if kind else "not a mapping"
+            kind = list if name == "datasets" else dict
+            if not isinstance(self.params.get(name), kind):
+                problem = f"not a {'list' if kind is list else 'mapping'}" if name in self.params else "missing"
                 self.errors.append(DbqError(f"params.yaml: {name}: {problem}", "restore the section: `git diff params.yaml` shows it"))
         if self.errors:
             raise Faults(self.errors)
@@ -133,13 +133,13 @@ class _Resolver:
         self.name = profile
         self.entry = self.profile(profile)
         _check_keys(self.entry, PROFILE_KEYS, f"profiles.{profile}")
-        datasets = {name: self.attempt(lambda name=name: self.dataset(name, at_hand)) for name in self._keys(self.entry["datasets"])}
+        datasets = {name: self.attempt(lambda name=name: self.dataset(name, at_hand)) for name in self._keys("datasets")}
         self.planned_datasets = {name: made or Planned(name, None, "its settings are wrong") for name, made in datasets.items()}
         self.planned_starts: dict[str, Planned] = {}
-        for key in self._keys(self.params["starts"], "starts"):
+        for key in self._keys("starts"):
             if made := self.attempt(lambda key=key: self.start(key)):
                 self.planned_starts[key] = made
-        rows = {key: self.attempt(lambda key=key: self.row(key)) for key in self._keys(self.params["rows"], "rows")}
+        rows = {key: self.attempt(lambda key=key: self.row(key)) for key in self._keys("rows")}
         rows = {key: made for key, made in rows.items() if made}
         needed = {made.settings.start for made in rows.values() if made.reason is None}
         for key, made in self.planned_starts.items():
@@ -157,15 +157,14 @@ class _Resolver:
         parsed = [self.attempt(lambda group=group: parse(*group)) for group in groups]
         return Plan(profile, self.planned_datasets, self.planned_starts, rows, *parsed)
 
-    def _keys(self, section: dict, where: str = "") -> list[str]:
+    def _keys(self, section: str) -> list[str]:
         """The keys of a section that may name files and stages; the others are faults."""
-        where = where or f"profiles.{self.name}.datasets"
         good = []
-        for key in section:
+        for key in self.params[section]:
             if isinstance(key, str) and KEY.fullmatch(key):
                 good.append(key)
             else:
-                self.errors.append(DbqError(f"{where}: the key {str(key)[:100]!r} can't name a stage", KEY_RULE))
+                self.errors.append(DbqError(f"{section}: the key {str(key)[:100]!r} can't name a stage", KEY_RULE))
         return good
 
     def profile(self, name) -> dict:
@@ -179,6 +178,8 @@ class _Resolver:
                 raise DbqError(f"profiles.{name}.{key}: missing, or not a mapping", "see the other profiles")
         for schedule in entry["schedules"]:
             lookup(self.params["schedules"], schedule, f"profiles.{name}.schedules", "schedule")
+        for dataset in entry["datasets"]:
+            lookup(dict.fromkeys(self.params["datasets"]), dataset, f"profiles.{name}.datasets", "data set")
         for start, weights in (entry.get("weights") or {}).items():
             lookup(self.params["starts"], start, f"profiles.{name}.weights", "start")
             lookup(self.params["external_weights"], weights, f"profiles.{name}.weights.{start}", "external_weights")
@@ -186,7 +187,9 @@ class _Resolver:
 
     def dataset(self, name: str, at_hand) -> Planned:
         where = f"profiles.{self.name}.datasets.{name}"
-        entry = self.entry["datasets"][name]
+        entry = self.entry["datasets"].get(name)
+        if entry is None:
+            return Planned(name, None, f"the profile {self.name} doesn't name it")
         if not isinstance(entry, dict) or "source" not in entry:
             raise DbqError(f"{where}: no source", "write {source: NAME, ..} with a key of `sources`")
         keys = changed(preset(self.params["sources"], entry["source"], where, "source"), entry)

@@ -4,12 +4,16 @@ import difflib
 
 from dbq.errors import DbqError
 
+SHOWN = 12  # names in an error
+
 
 def lookup(section: dict, name: str, where: str, kind: str):
     """section[name]; an unknown name is an error that lists what there is."""
     if not isinstance(name, str) or name not in section:
         near = difflib.get_close_matches(str(name), map(str, section), 1)
-        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, section))}"
+        names = [str(known) for known in section]
+        shown = ", ".join(names) if len(names) <= SHOWN else f"{', '.join(names[:SHOWN])}, .. (`python -m dbq check` lists all)"
+        remedy = f"did you mean {near[0]}?" if near else f"there are {shown}"
         raise DbqError(f"{where}: no {kind} {name!r}", remedy)
     return section[name]
 

@@ -1,156 +1,118 @@
-"""A time-boxed campaign: the trainings of a profile in order of value, several at once, resumable; needs torch and numpy only.
+"""The trainings of a profile in order of value, several at once, within a time box, resumable.
 
-    python -m dbq.training.campaign cifar10 --minutes 25 --out checkpoints --device cuda --params params.json
-    python -m dbq.training.campaign smoke --minutes 5 --out /tmp/campaign --dry-run     # what would run, in which order
-
-Order: float networks, then seed 0 of every experiment and every row of a sweep, seed 1 of each, .., then the ablations and the float
-network that they alone start from: one seed of every row is worth more than three of one. OUT has the layout of checkpoints/: give
---out checkpoints, or copy OUT's folders there, and the pipeline's stages adopt what is finished instead of training it.
+Order: the float networks, then seed 0 of every row, seed 1 of each, .., then the rows that are judged on validation images with the start that
+they alone need: one seed of every row is worth more than three of one. The checkpoints are those that the pipeline's stages adopt.
 OUT/campaign.json says of each training where it stands, on what it ran and what it reached.
 A GPU runs trainings side by side only under NVIDIA's MPS: `nvidia-cuda-mps-control -d` before, `echo quit | nvidia-cuda-mps-control` after.
-On a machine without PyYAML give params as JSON (`python -c "import json, yaml; print(json.dumps(yaml.safe_load(open('params.yaml'))))"`).
 """
 
-import argparse
+from __future__ import annotations
+
+import functools
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dbq.errors import DbqError, main_with_errors
-from dbq.files import read_json, write_json
-from dbq.settings import resolve as config
-from dbq.training import checkpoints, runs
+from dbq.datasets.arrays import read_manifest
+from dbq.errors import DbqError
+from dbq.files import read_sealed, write_json
+from dbq.training.checkpoints import Checkpoint, tensors_digest
+from dbq.validity import identity
+
+if TYPE_CHECKING:
+    from dbq.settings import Plan
 
 POLL = 0.5  # seconds
-GPU_MEMORY = 6e9  # bytes that one training may need on a GPU, used to choose --parallel
+GPU_MEMORY = 6e9  # bytes that one training may need on a GPU, used to choose how many run side by side
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training: a key of pretrain, experiments or ablations or a row of a sweep, and a seed."""
+    """One training: a start or a row, and a seed."""
 
-    kind: str
     key: str
     seed: int
-    needs: str | None  # the float network that comes first
+    start: str | None  # the float network that comes first; None for a float network
 
     @property
     def name(self) -> str:
         return f"{self.key} seed {self.seed}"
 
 
-def plan(params: dict, profile: str) -> list[Task]:
-    """Every training of the profile in order of value."""
-    floats = [
-        float_task(params, profile, key)
-        for key, entry in config.lookup(params, "pretrain").items()
-        if profile in config.trained_in(entry["seeds"])
-    ]
-    rounds: dict[int, list[Task]] = {}
-    for key, entry in config.lookup(params, "experiments").items():
-        if profile in config.trained_in(entry["seeds"]):
-            resolved = config.experiment(params, profile, key)
-            for turn, seed in enumerate(resolved.seeds):
-                rounds.setdefault(turn, []).append(Task("experiments", key, seed, resolved.start))
-    for key, (sweep, row) in config.sweep_rows(params).items():
-        if profile in config.trained_in(config.lookup(params, "sweeps", sweep, "seeds")):
-            resolved = config.sweep(params, profile, sweep, row)
-            for turn, seed in enumerate(resolved.seeds):
-                rounds.setdefault(turn, []).append(Task("sweeps", key, seed, resolved.start))
-    rows = [task for turn in sorted(rounds) for task in rounds[turn]]
-    ablations = []
-    for key, entry in config.lookup(params, "ablations").items():
-        if profile in config.trained_in(entry["seeds"]):
-            resolved = config.ablation(params, profile, key)
-            ablations += [Task("ablations", key, seed, resolved.start) for seed in resolved.seeds]
-    late = {task.needs for task in ablations} - {task.needs for task in rows}
-    first = [task for task in floats if task.key not in late]
-    return first + rows + [task for task in floats if task.key in late] + ablations
-
-
-def float_task(params: dict, profile: str, key: str) -> Task:
-    return Task("pretrain", key, config.pretrain(params, profile, key).seed, None)
-
-
-def resolve(params: dict, profile: str, task: Task) -> config.Start | config.Row:
-    return config.training_of(params, profile, task.key)
-
-
-class Standing:
-    """Where trainings stand, by the checkpoints that belong to params.yaml as it is now; those of other settings don't count."""
-
-    def __init__(self, params: dict, profile: str, out: Path, data: Path):
-        self.params, self.profile, self.out, self.data = params, profile, out, data
-
-    def path(self, task: Task) -> Path | None:
-        """The task's checkpoint; None while the float network that it starts from isn't there."""
-        entry = resolve(self.params, self.profile, task)
-        manifest = read_json(self.data / self.profile / entry.dataset / "manifest.json")
-        if task.kind == "pretrain":
-            return runs.checkpoint_of(entry, task.seed, runs.float_identity(entry, manifest), self.out).path
-        float_path = self.path(float_task(self.params, self.profile, task.needs))
-        if not float_path.exists():
-            return None
-        identity = runs.quantized_identity(entry, task.seed, checkpoints.load(float_path)["state"], manifest)
-        return runs.checkpoint_of(entry, task.seed, identity, self.out).path
-
-    def of(self, task: Task) -> dict:
-        """state (waiting, begun, finished), epochs, and what the checkpoint says of results and provenance."""
-        row = {"kind": task.kind, "key": task.key, "seed": task.seed, "state": "waiting", "epochs": 0}
-        path = self.path(task)
-        if path is None:
-            return row
-        if task.kind == "sweeps" and (outcome := path.with_suffix(".json")).exists():  # it stands for the model too
-            told = read_json(outcome)
-            results = {name: told["summary"][name] for name in ("epochs", "val_top1", "top1")}
-            return row | {"state": "finished", "provenance": told["provenance"]} | results
-        if not path.exists():
-            return row
-        state = checkpoints.load(path)
-        row |= {"state": "finished" if state["finished"] else "begun", "epochs": state["epoch"], "val_top1": state["val_top1"]}
-        return row | {name: state[name] for name in ("top1", "provenance") if name in state}
+def tasks_of(plan: Plan, only: list[str] | None = None) -> list[Task]:
+    """Every training of the profile in order of value; `only`: those of these keys and the float networks that they need."""
+    floats = [Task(key, planned.settings.seed, None) for key, planned in plan.starts.items() if planned.reason is None]
+    rows = [planned.settings for planned in plan.rows.values() if planned.reason is None]
+    if only is not None and (unknown := sorted(set(only) - {task.key for task in floats} - {row.key for row in rows})):
+        raise DbqError(f"--only: no training {', '.join(unknown)} in the profile {plan.profile}", "`dbq plan` lists them")
+    rows = [row for row in rows if only is None or row.key in only]
+    wanted = {row.start for row in rows} | set(only or ()) if only is not None else {task.key for task in floats}
+    rounds = [(seed, Task(row.key, seed, row.start)) for row in rows if row.judged == "test" for seed in row.seeds]
+    tested = [task for _, task in sorted(rounds, key=lambda pair: pair[0])]  # stable: the rows of one seed keep their order
+    validated = [Task(row.key, seed, row.start) for row in rows if row.judged == "validation" for seed in row.seeds]
+    late = {task.start for task in validated} - {task.start for task in tested} - set(only or ())
+    first = [task for task in floats if task.key in wanted and task.key not in late]
+    return first + tested + [task for task in floats if task.key in wanted and task.key in late] + validated
 
 
 @dataclass
 class Campaign:
-    """Runs tasks as processes of `python -m dbq.training`, at most `parallel` at once, until the deadline."""
+    """Runs tasks as processes of `python -m dbq train`, at most `parallel` at once, until the deadline (time.monotonic())."""
 
-    params: str  # the file
-    standing: Standing
-    device: str
-    parallel: int
-    deadline: float  # time.monotonic()
+    plan: Plan
+    out: Path  # the folder of checkpoints
+    data: Path  # folder of PROFILE/DATASET folders
+    device: str = "cpu"
+    parallel: int = 1
+    deadline: float = float("inf")
+    params: str = "params.yaml"
     log: object = print
 
-    @property
-    def out(self) -> Path:
-        return self.standing.out
+    def path(self, task: Task) -> Path | None:
+        """The task's checkpoint; None while the float network that it starts from isn't finished."""
+        entry = self.plan.training(task.key)
+        manifest = read_manifest(self.data / self.plan.profile / entry.dataset)
+        beginning = None
+        if task.start is not None:
+            state = self.state(Task(task.start, self.plan.start(task.start).seed, None))
+            if state is None or not state["finished"]:
+                return None
+            beginning = state["digest"]
+        own = {"settings": identity.of_settings(entry), "data": manifest["content_sha256"], "code": "", "start": beginning}
+        return Checkpoint(self.out / self.plan.profile, task.key, task.seed, entry.network, own).path
 
-    @property
-    def profile(self) -> str:
-        return self.standing.profile
+    def state(self, task: Task) -> dict | None:
+        path = self.path(task)
+        return None if path is None or not path.exists() else _read(path, path.stat().st_mtime_ns)
+
+    def standing(self, task: Task) -> dict:
+        """state (waiting, begun, finished), epochs, and what the checkpoint says of results and provenance."""
+        row, state = {"key": task.key, "seed": task.seed, "state": "waiting", "epochs": 0}, self.state(task)
+        if state is None:
+            return row
+        row |= {"state": "finished" if state["finished"] else "begun", "epochs": state["epoch"], "val_top1": state["val_top1"]}
+        return row | {name: state[name] for name in ("top1", "provenance") if name in state}
 
     def run(self, tasks: list[Task]) -> list[dict]:
         """Returns where each task stands afterwards; a failed one is reported with its log, and what needs it is left out."""
-        waiting, running, states = [task for task in tasks if not self._done(task)], {}, {}
+        waiting, running, failed = [task for task in tasks if not self._done(task)], {}, set()
         (self.out / "logs").mkdir(parents=True, exist_ok=True)
         try:
             while waiting or running:
                 for task in [task for task, process in running.items() if process.poll() is not None]:
-                    states[task.key, task.seed] = "ended" if running.pop(task).returncode == 0 else "failed"
+                    if running.pop(task).returncode != 0:
+                        failed.add(task)
                     self.log(f"{task.name}: {self._last_line(task)}")
-                    self.write(tasks, states)
-                if len(running) == self.parallel:
-                    time.sleep(POLL)
-                    continue
+                    self.write(tasks, failed)
                 left = self.deadline - time.monotonic()
-                ready = [task for task in waiting if self._ready(task, tasks, states)]
-                if left > 0 and ready:
+                ready = [task for task in waiting if self._ready(task)] if len(running) < self.parallel and left > 0 else []
+                if ready:
                     waiting.remove(ready[0])
-                    running[ready[0]] = self._start(ready[0], left / 60)
+                    running[ready[0]] = self._begin(ready[0], left / 60)
                 elif not running:
                     break  # no time, or nothing that could start
                 else:
@@ -158,55 +120,54 @@ class Campaign:
         finally:
             for process in running.values():
                 process.terminate()
-        return self.write(tasks, states)
+        return self.write(tasks, failed)
 
     def _done(self, task: Task) -> bool:
-        """Trained, and (an ablation apart) tested: the test images aren't looked at again."""
-        row = self.standing.of(task)
-        if task.kind == "sweeps":
-            path = self.standing.path(task)
-            return path is not None and path.with_suffix(".json").exists()
-        return row["state"] == "finished" and (task.kind == "ablations" or row.get("top1") is not None)
+        """Trained, and tested if it is judged on test images: they aren't read again."""
+        row = self.standing(task)
+        validated = task.start is not None and self.plan.row(task.key).judged == "validation"
+        return row["state"] == "finished" and (validated or row.get("top1") is not None)
 
-    def _ready(self, task: Task, tasks: list[Task], states: dict) -> bool:
-        needed = [other for other in tasks if other.kind == "pretrain" and other.key == task.needs]
-        return all(self.standing.of(other)["state"] == "finished" for other in needed) and (task.key, task.seed) not in states
+    def _ready(self, task: Task) -> bool:
+        return task.start is None or self.path(task) is not None
 
-    def _start(self, task: Task, minutes: float) -> subprocess.Popen:
-        dataset = resolve(self.standing.params, self.profile, task).dataset
+    def _begin(self, task: Task, minutes: float) -> subprocess.Popen:
+        limit = [] if minutes == float("inf") else ["--minutes", f"{minutes:.2f}"]
         command = [
-            sys.executable, "-u", "-m", "dbq.training", task.key, "--profile", self.profile, "--params", self.params,
-            "--device", self.device,
-            "--data", str(self.standing.data / self.profile / dataset), "--checkpoints", str(self.out), "--minutes", f"{minutes:.2f}",
-            "--seed", str(task.seed), "--threads", str(max(1, (os.cpu_count() or 1) // self.parallel)),
+            sys.executable, "-u", "-m", "dbq", "train", task.key, "--profile", self.plan.profile, "--params", self.params,
+            "--device", self.device, "--data", str(self.data), "--checkpoints", str(self.out), "--seed", str(task.seed), *limit,
         ]  # fmt: skip
-        if task.needs is not None:  # the campaign's own float network, not one that lies in the pipeline's folders
-            command += ["--float", str(self.standing.path(float_task(self.standing.params, self.profile, task.needs)))]
         self.log(f"{task.name}: started, {minutes:.1f} minutes left")
         with open(self._log_path(task), "ab") as file:
             return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
     def _log_path(self, task: Task) -> Path:
-        return self.out / "logs" / f"{self.profile}-{task.key}-seed-{task.seed}.log"
+        return self.out / "logs" / f"{self.plan.profile}-{task.key}-seed-{task.seed}.log"
 
     def _last_line(self, task: Task) -> str:
         lines = self._log_path(task).read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "no output"
 
-    def write(self, tasks: list[Task], states: dict) -> list[dict]:
-        rows = []
-        for task in tasks:
-            row = self.standing.of(task)
-            if states.get((task.key, task.seed)) == "failed":
-                row |= {"state": "failed", "message": self._last_line(task)}
-            rows.append(row)
-        write_json(self.out / "campaign.json", {"profile": self.profile, "trainings": rows})
+    def write(self, tasks: list[Task], failed: set[Task] = frozenset()) -> list[dict]:
+        rows = [self.standing(task) | ({"state": "failed", "message": self._last_line(task)} if task in failed else {}) for task in tasks]
+        write_json(self.out / "campaign.json", {"profile": self.plan.profile, "trainings": rows})
         return rows
 
 
-def room(device: str) -> int:
-    """How many trainings run side by side: as many as a GPU's free memory holds, at most 12 and one a CPU core; or one a CPU core
-    (single-thread trainings side by side give 1.7 times the throughput of one with all cores)."""
+@functools.lru_cache(maxsize=64)
+def _read(path: Path, _modified: int) -> dict:
+    """What a campaign needs of a checkpoint. A damaged one counts as none: the training itself says so and goes on from there."""
+    try:
+        state = read_sealed(path)
+    except DbqError:
+        return {"finished": False, "epoch": 0, "val_top1": None}
+    kept = {name: state[name] for name in ("finished", "epoch", "val_top1", "top1", "provenance") if name in state}
+    return kept | {"digest": tensors_digest(state["state"]) if state["finished"] else None}
+
+
+def most_at_once(device: str) -> int:
+    """How many trainings run side by side: one a CPU core (two single-thread trainings give 1.7 times the throughput of one with two threads),
+    on a GPU also as many as its free memory holds, at most 14."""
     cores = os.cpu_count() or 1
     if not device.startswith("cuda"):
         return cores
@@ -215,56 +176,4 @@ def room(device: str) -> int:
     if not torch.cuda.is_available():
         raise DbqError(f"--device: {device} was asked for and torch finds no GPU", "use --device cpu")
     free, _ = torch.cuda.mem_get_info(device)
-    return int(max(1, min(12, cores, free // GPU_MEMORY)))
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        prog="python -m dbq.training.campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("profile", help=", ".join(config.PROFILES))
-    parser.add_argument("--minutes", type=float, required=True, help="time box; no epoch is begun that wouldn't end within it")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoints, logs and campaign.json")
-    parser.add_argument("--params", default="params.yaml")
-    parser.add_argument("--data", type=Path, default=Path("data/prepared"), help="folder of PROFILE/DATASET folders (`dvc repro prepare`)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--parallel", type=int, help="trainings at once (default: as many as the device has room for)")
-    parser.add_argument("--only", nargs="+", help="keys of params.yaml to train, with the float networks that they need")
-    parser.add_argument("--dry-run", action="store_true", help="print the order and where each training stands")
-    arguments = parser.parse_args()
-    params = config.read(arguments.params)
-    profile = config.check_profile(arguments.profile)
-    if arguments.minutes <= 0:
-        raise DbqError(f"--minutes: {arguments.minutes} is no time", "give a positive number")
-    tasks = choose(plan(params, profile), arguments.only)
-    standing = Standing(params, profile, arguments.out, arguments.data)
-    if not arguments.dry_run:
-        deadline = time.monotonic() + 60 * arguments.minutes
-        parallel = arguments.parallel or room(arguments.device)
-        campaign = Campaign(arguments.params, standing, arguments.device, parallel, deadline)
-        rows = campaign.run(tasks)
-    else:
-        rows = [standing.of(task) for task in tasks]
-    for row in rows:
-        result = f"top1 {row['top1']:.2f} %" if row.get("top1") is not None else row.get("message", "")
-        print(f"{row['state']:9s} {row['epochs']:4d} epochs  {row['key']} seed {row['seed']}  {result}".rstrip())
-    if any(row["state"] == "failed" for row in rows):
-        raise DbqError("some trainings failed", f"their logs are in {arguments.out / 'logs'}")
-
-
-def choose(tasks: list[Task], only: list[str] | None) -> list[Task]:
-    """The tasks of these keys and the float networks that they need; all without keys."""
-    if only is None:
-        return tasks
-    unknown = sorted(set(only) - {task.key for task in tasks})
-    if unknown:
-        raise DbqError(
-            f"--only: no training {', '.join(unknown)} in this profile", f"there are {', '.join(sorted({t.key for t in tasks}))}"
-        )
-    wanted = [task for task in tasks if task.key in only]
-    needed = {task.needs for task in wanted}
-    return [task for task in tasks if task in wanted or (task.kind == "pretrain" and task.key in needed)]
-
-
-if __name__ == "__main__":
-    raise SystemExit(main_with_errors(main))
+    return int(max(1, min(14, cores, free // GPU_MEMORY)))

@@ -47,7 +47,7 @@ def demand(rows: list[dict], key: str) -> None:
         f"{row['certificate']} (layer {row['layer']}: {row['value']:.3g}, limit {row['limit']})" for row in rows if not row["holds"]
     ]
     if violated:
-        raise DbqError(f"experiments.{key}: violated: {'; '.join(violated)}", "lower learning_rate or scale_learning_rate, or train longer")
+        raise DbqError(f"rows.{key}: violated: {'; '.join(violated)}", "lower learning_rate or scale_learning_rate, or train longer")
 
 
 def _row(name, layer, value, limit, holds) -> dict:

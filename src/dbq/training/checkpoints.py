@@ -1,74 +1,90 @@
-"""Checkpoints: written atomically, loaded safely, and only used for the run that wrote them.
+"""Checkpoints of trainings: FOLDER/PROFILE/KEY/seed-S-FINGERPRINT.pt, written after every epoch and adopted when they are finished.
 
-They live outside the pipeline's outputs, so that DVC never deletes an unfinished training. The fingerprint covers everything that
-decides the result (settings, data, float weights, seed); a file with another fingerprint is left alone and ignored.
+They live outside the pipeline's outputs, so that DVC never deletes an unfinished training. The fingerprint covers settings, data, start
+and seed; the file also says which code wrote it, and carries the sha256 of its content. A file of other settings is left alone; one of
+other code is used only if that code is proven to compute the same (dbq.validity.equivalence).
 """
 
+from __future__ import annotations
+
 import hashlib
-import json
-import os
-import pickle
-import platform
-import subprocess
 from pathlib import Path
 
 import torch
 
 from dbq.errors import DbqError
-from dbq.files import write_atomically
+from dbq.files import read_sealed, write_sealed
+from dbq.validity import equivalence, identity
 
-FORMAT = 1
-
-
-def save(path, content: dict) -> None:
-    """Write a dict of tensors, numbers and strings."""
-    write_atomically(path, lambda file: torch.save(content, file))
-
-
-def load(path, device="cpu") -> dict:
-    """Read a file of `save`; nothing but tensors and plain values is unpickled.
-
-    Raises DbqError for a missing, truncated or foreign file.
-    """
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise DbqError(f"{path}: no such file", "run the stage that writes it (`dvc repro`)") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DbqError(f"{path}: damaged, or not a file of tensors ({reason})", "delete it and run the same command again") from None
+FORMAT = 2
+RERUN = "delete it and run the same command again"
+# what a checkpoint holds: name -> type; those of an unfinished training and those of a finished one besides
+COMMON = {"format": int, "network": str, "fingerprint": str, "identity": dict, "state": dict, "history": list, "epoch": int, "finished": bool}
+UNFINISHED = {"optimiser": dict}
+FINISHED = {"val_top1": float, "oscillating": dict, "provenance": dict}
 
 
 class Checkpoint:
-    """The checkpoint file of one run: FOLDER/seed-S-FINGERPRINT.pt."""
+    """The checkpoint file of one training."""
 
-    def __init__(self, folder, seed: int, fingerprint: str, network: str):
-        self.path = Path(folder) / f"seed-{seed}-{fingerprint[:12]}.pt"
-        self.fingerprint, self.network = fingerprint, network
+    def __init__(self, folder, key: str, seed: int, network: str, identity_: dict):
+        """folder: of the profile. identity_: settings, data, code and start of the training."""
+        self.identity, self.network = identity_, network
+        kind = "float" if identity_["start"] is None else "quantized"
+        self.fingerprint = identity.fingerprint(kind, seed, identity_)
+        self.path = Path(folder) / key / f"seed-{seed}-{self.fingerprint[:16]}.pt"
 
     def read(self, device="cpu", log=print) -> dict | None:
-        """The saved state of this run, or None; says which files of other settings it ignores."""
+        """The saved state of this training, or None; says which files of other settings or other code it ignores."""
         others = sorted(file.name for file in self.path.parent.glob(f"{self.path.name.rsplit('-', 1)[0]}-*.pt") if file != self.path)
         if others:
             log(f"checkpoints of other settings are ignored: {', '.join(others)}")
         if not self.path.exists():
             return None
-        state = load(self.path, device)
-        check(state, self.path, self.network, self.fingerprint)
+        state = read_sealed(self.path, device)
+        check(state, self.path)
+        if state["network"] != self.network or state["fingerprint"] != self.fingerprint:
+            raise DbqError(f"{self.path}: a checkpoint of another training", RERUN)
+        if not equivalence.same(state["identity"]["code"], self.identity["code"]):
+            log(f"{self.path}: trained by other code, so it is trained again (`python -m dbq canary` can prove that both compute the same)")
+            return None
         return state
 
     def write(self, **content) -> None:
-        save(self.path, {"format": FORMAT, "fingerprint": self.fingerprint, "network": self.network, **content})
+        values = {"format": FORMAT, "fingerprint": self.fingerprint, "network": self.network, "identity": self.identity}
+        write_sealed(self.path, values | content)
 
 
-def check(state: dict, path, network: str, fingerprint: str) -> None:
-    """Raise DbqError unless the checkpoint is of this network and of these settings."""
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise DbqError(f"{path}: not a checkpoint of this version", "delete it and run the same command again")
-    if state["network"] != network:
-        raise DbqError(f"{path}: a checkpoint of {state['network']}, not of {network}", "delete it or name another checkpoint folder")
-    if state["fingerprint"] != fingerprint:
-        raise DbqError(f"{path}: a checkpoint of other settings or data", "delete it or name another checkpoint folder")
+def check(state, path) -> None:
+    """Raises DbqError unless `state` has everything that a checkpoint needs, with plausible values."""
+    expected = COMMON | (FINISHED if isinstance(state, dict) and state.get("finished") else UNFINISHED)
+    for name, kind in expected.items():
+        value = state.get(name) if isinstance(state, dict) else None
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise DbqError(f"{path}: not a checkpoint of this version ({name} is missing or of another type)", RERUN)
+    if state["format"] != FORMAT:
+        raise DbqError(f"{path}: a checkpoint of format {state['format']}, not {FORMAT}", RERUN)
+    for name, value in state["state"].items():
+        if not isinstance(value, torch.Tensor) or (value.is_floating_point() and not torch.isfinite(value).all()):
+            raise DbqError(f"{path}: {name} is not a finite tensor", RERUN)
+    for name in ("val_top1", "top1"):
+        value = state.get(name)
+        if value is not None and not 0 <= value <= 100:
+            raise DbqError(f"{path}: {name} is {value}", RERUN)
+
+
+def load_state(network: torch.nn.Module, state: dict, what: str) -> None:
+    """Strict load_state_dict that also compares types and shapes. `what` says whose weights these are in the error."""
+    remedy = "run the stage that trains it again"
+    expected = network.state_dict()
+    if missing := [*(expected.keys() - state.keys()), *(state.keys() - expected.keys())]:
+        raise DbqError(f"{what}: {len(missing)} names differ from {type(network).__name__}'s, {sorted(missing)[0]} first", remedy)
+    for name, value in expected.items():
+        found = state[name]
+        if not isinstance(found, torch.Tensor) or found.shape != value.shape or found.dtype != value.dtype:
+            shown = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+            raise DbqError(f"{what}: {name} is {shown} instead of {value.dtype} {tuple(value.shape)}", remedy)
+    network.load_state_dict(state)
 
 
 def tensors_digest(tensors: dict) -> str:
@@ -79,36 +95,3 @@ def tensors_digest(tensors: dict) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()
-
-
-def provenance(device: torch.device, threads: int, data_source: str) -> dict[str, str]:
-    """Where and with what a training ran, as strings."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({threads} thread{'s' * (threads != 1)})"
-    return {
-        "device": name,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "data_source": data_source,
-    }
-
-
-def _commit() -> str:
-    """The commit of the source tree, and whether src/ or params.yaml differ from it; "unknown" outside a repository."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parents[3])
-        except OSError:  # no git on this machine
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # --verify: on a branch without commits plain rev-parse prints "HEAD" and fails
-    commit = git("rev-parse", "--verify", "--quiet", "HEAD")
-    if commit is None:
-        return os.environ.get("DBQ_COMMIT", "unknown")
-    return commit + (" with local changes" if git("status", "--porcelain", "src", "params.yaml") else "")
-
-
-def to_text(value) -> str:
-    return json.dumps(value, sort_keys=True)

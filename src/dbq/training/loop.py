@@ -1,9 +1,12 @@
 """The training loop: seeds, epochs, checkpoints, guards, and one printed line per epoch."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +14,16 @@ from torch.nn import functional
 
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
-from dbq.insertion.policies import branch_quantizers, compile_quantizers, weight_quantizers
-from dbq.quantizers import together
-from dbq.settings.resolve import TrainingSettings
+from dbq.insertion.policies import compile_quantizers, weight_quantizers
 from dbq.training import optimiser as optimisers
 from dbq.training import precision
 from dbq.training.checkpoints import Checkpoint
 from dbq.training.evaluation import reestimate_batch_norm, top1
 from dbq.training.oscillation import SAMPLED, Oscillation
 from dbq.training.step import Step
+
+if TYPE_CHECKING:
+    from dbq.settings.entries import TrainingSettings
 
 HISTORY = ["seed", "epoch", "learning_rate", "temperature", "train_loss", "train_top1", "val_top1", "soft_hard_gap"]
 
@@ -91,12 +95,10 @@ def fit(
             return Fit(history, state["val_top1"], checkpoint, state["oscillating"])
         optimiser.load_state_dict(state["optimiser"])
     trainee = Trainee(network, optimiser, recipe, seed, teacher, log)
-    provenance = provenance | {"kernels": trainee.kernels}
     if state is not None:
-        for name in ("device", "kernels"):  # a training that was begun on a GPU may end on a CPU
-            before, now = state["provenance"].get(name, "eager"), provenance[name]
-            if not f"; {before}".endswith(f"; {now}"):
-                provenance = provenance | {name: f"{before}; {now}"}
+        before, now = state["provenance"]["device"], provenance["device"]
+        if not f"; {before}".endswith(f"; {now}"):  # a training that was begun on a GPU may end on a CPU
+            provenance = provenance | {"device": f"{before}; {now}"}
         log(f"{checkpoint.path}: going on after epoch {first}")
     steps, seconds = len(train), []
     with determinism(recipe.deterministic):
@@ -128,7 +130,7 @@ def fit(
 
 
 class Trainee:
-    """A network with what its steps need: optimiser, quantizers, teacher, and the compiled forward pass if the recipe asks for it."""
+    """A network with what its steps need: optimiser, quantizers, teacher, and DBQ's kernels compiled if the schedule says so."""
 
     def __init__(self, network: nn.Module, optimiser, recipe: TrainingSettings, seed: int, teacher: nn.Module | None, log=print):
         self.network, self.optimiser, self.recipe, self.seed, self.teacher = network, optimiser, recipe, seed, teacher
@@ -136,11 +138,8 @@ class Trainee:
         self.device = next(network.parameters()).device
         self.autocast = precision.autocast(network, recipe.precision, log)
         precision.fp32_is_fp32()
-        self.kernels = "eager"
-        if recipe.compile is True or (recipe.compile and any(branch_quantizers(network))):
-            self.kernels = compile_quantizers(network, optional=recipe.compile == "auto")
-            log(f"compile: {str(recipe.compile).lower()}, so DBQ's kernels are {self.kernels}")
-        self.forward = _compiled(network) if recipe.compile is True else network
+        if recipe.kernels == "compiled":
+            compile_quantizers(network)
         self.step = Step(network, optimiser, self.forward_and_loss, log=log)
 
     def epoch(self, train: Batches, epoch: int, steps: int) -> dict:
@@ -161,9 +160,9 @@ class Trainee:
             for quantizer in self.step.quantizers:
                 quantizer.advance(step / max(1, recipe.epochs * steps - 1), epoch)
             if last and index % SAMPLED == 0 and 2 * step >= recipe.epochs * steps:
-                self.oscillation.look()
+                self.oscillation.sample()
             loss = self.step(images, labels)
-            # on a GPU a look would wait for the device: there the sum tells at the end of the epoch
+            # on a GPU reading the loss would make the steps wait; the sum of the epoch is checked below
             if device.type == "cpu" and not torch.isfinite(loss):
                 raise DbqError(
                     f"epoch {epoch + 1}, step {index + 1}: the loss is {float(loss)}",
@@ -181,7 +180,7 @@ class Trainee:
     def forward_and_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(mean loss, logits) in the recipe's precision."""
         with self.autocast:
-            logits = self.forward(images)
+            logits = self.network(images)
             return self.loss(logits, images, labels), logits
 
     def loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
@@ -199,12 +198,6 @@ class Trainee:
     def temperature(self) -> float | None:
         """Of the first layer that has one, at the last step."""
         return next((float(quantizer.temperature) for quantizer in self.step.quantizers if hasattr(quantizer, "temperature")), None)
-
-
-def _compiled(network: nn.Module):
-    """The network through torch.compile."""
-    together.attach(network, torch.compiler.disable)  # here and not as a decorator: importing the compiler takes longer than torch itself
-    return torch.compile(network)
 
 
 def soft_hard_gap(network: nn.Module) -> float | None:

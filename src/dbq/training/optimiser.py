@@ -1,13 +1,18 @@
 """SGD with momentum, learning-rate schedules, and which parameter is decayed."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn, optim
 
 from dbq.insertion.activations import ActivationQuantizer
 from dbq.quantizers.base import WeightQuantizer
-from dbq.settings.resolve import TrainingSettings
+
+if TYPE_CHECKING:
+    from dbq.settings.entries import TrainingSettings
 
 STEP_FACTOR = 0.1  # of the step schedule at each milestone
 

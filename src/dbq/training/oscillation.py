@@ -11,7 +11,7 @@ from torch import nn
 
 from dbq.insertion.policies import weight_quantizers
 
-SAMPLED = 10  # steps between two looks
+SAMPLED = 10  # steps between two samples
 
 
 class Oscillation:
@@ -24,7 +24,7 @@ class Oscillation:
         self.returned: list = []
 
     @torch.no_grad()
-    def look(self) -> None:
+    def sample(self) -> None:
         codes = [_codes(quantizer, weight) for _, quantizer, weight in self.layers]
         if not self.current:
             self.current, self.previous = codes, [code.clone() for code in codes]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ROW = ("network", "dataset_settings", "method", "quantizer", "activation_bits", "activations", "policy", "training")
 START = ("network", "dataset_settings", "training", "seed")
 TRAINING = "dbq.training.runs"
+ENGINE = ("dbq.integer.verdict", "dbq.cost.network")
 
 
 def digest(value) -> str:
@@ -53,6 +54,11 @@ def modules(entry: Row | Start) -> list[str]:
 def code_of(entry: Row | Start) -> str:
     """The digest of the code that trains and tests it."""
     return closure.digest([TRAINING, *modules(entry)])
+
+
+def engine_code_of(row: Row) -> str:
+    """The digest of the code that counts it and replays it in integers."""
+    return closure.digest([*ENGINE, *modules(row)])
 
 
 def fingerprint(kind: str, seed: int, identity: dict) -> str:

@@ -1,0 +1,3 @@
+"""Commands around cost, hardware and export."""
+
+COMMANDS = ()
