@@ -1,1 +1,1 @@
-"""Quantizers put into a network: weights by layer policy, activations by the traced graph."""
+"""Inserts quantizers into a network: for weights by the layer policy, for activations by the traced graph."""

@@ -1,36 +1,45 @@
-"""Uniform activations: unsigned where a ReLU decides, signed where the graph says so.
+"""Uniform activations: unsigned where their values can't be negative, signed everywhere else.
 
-`insert` traces the network once. Every ReLU becomes a quantizer that clips at 0 by itself; a layer with dot products whose input isn't
-already on one quantizer's grid (the image, a linear bottleneck, a sum, a concatenation, an average pool) gets a quantizer of its own
-input. The clip of a quantizer right behind a batch norm is max over channels of beta + k*|gamma|; any other clip is the largest value
-seen on training images.
+`insert` traces the network once. Every ReLU becomes a quantizer, which clips at 0 itself. A layer with dot products needs an input on the
+grid of one quantizer. If its input isn't (the image, a linear bottleneck, a sum, a concatenation, an average pool), the layer gets a
+quantizer of its own input. Right behind a batch norm the clip of a quantizer is the maximum over the channels of beta + k*|gamma|.
+Any other clip is the largest value seen on training images.
 """
+
+from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
 from dbq.errors import DbqError
-from dbq.settings.resolve import ActivationSettings
+
+if TYPE_CHECKING:
+    from dbq.settings import ActivationSettings
 
 IMAGE_BITS = 8  # the image is an 8-bit signal; fewer bits would quantize the data set, not the network
 LAYERS = (nn.Conv2d, nn.Linear)
 RELUS = (nn.ReLU, nn.ReLU6)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # of activations
-# modules and calls that neither compute nor mix values of different grids
+# what hands its input's values on unchanged
 PASSING_MODULES = (nn.Identity, nn.Dropout, nn.MaxPool2d, nn.Flatten)
 PASSING_CALLS = {torch.flatten, torch.transpose, torch.reshape, operator.getitem, torch.nn.functional.dropout}
 PASSING_METHODS = {"view", "reshape", "transpose", "contiguous", "chunk", "flatten", "permute", "split"}
+# what makes no negative value of inputs that are not negative
+AVERAGING_MODULES = (nn.AdaptiveAvgPool2d, nn.AvgPool2d)
+AVERAGING_CALLS = (torch.nn.functional.adaptive_avg_pool2d, torch.nn.functional.avg_pool2d, torch.mean, "mean")
+ADDING_CALLS = (operator.add, torch.add, operator.iadd)
 
 
 class ActivationQuantizer(nn.Module):
-    """`bits`-wide values between 0 (or -clip if signed) and clip; straight-through gradient inside, none outside.
+    """Values of `bits` bits from 0 (or -clip if signed) to clip; the gradient is straight-through inside this range and 0 outside.
 
-    A learnt clip gets the gradient of the values beyond it (PACT). gradient: which values say what is inside. "input": those before
-    rounding. "output": those after it, which the next layer keeps for its own gradient, so that nothing else has to be kept (as a float
-    ReLU does); the two differ for values within half a step of either end, which round to it.
+    A learnt clip gets the gradient of the values beyond it (PACT). gradient says which values decide what is inside. "input": those
+    before rounding, which must be kept for the backward pass. "output": those after rounding; the next layer keeps them for its own
+    gradient, so that nothing else has to be kept. The two differ only for values within half a step of either end, which round to it.
     """
 
     def __init__(self, bits: int, signed: bool, clip: float, source: str, learnt: bool, gradient: str = "input"):
@@ -46,7 +55,7 @@ class ActivationQuantizer(nn.Module):
         self._remember()
 
     def _remember(self) -> None:
-        # numbers on the host: reading the tensor at every step would make a GPU wait, and torch.compile can't trace it
+        # as numbers: reading the tensor in every training step would make the host wait for a GPU
         self._clip = float(self.clip.detach())
         self._ends = {dtype: self._ends_in(dtype, self._clip / self.largest) for dtype in DTYPES}
 
@@ -60,7 +69,7 @@ class ActivationQuantizer(nn.Module):
         return -self.largest if self.signed else 0
 
     def _ends_in(self, dtype: torch.dtype, step: float) -> list[float]:
-        """The smallest and the largest value as the output has them, rounded to its type, so that comparing with them is exact."""
+        """The smallest and the largest value in the output's type: rounded as the output is, so that comparisons with it are exact."""
         return torch.tensor([self.smallest, self.largest], dtype=dtype).mul_(step).tolist()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +106,7 @@ class _Quantize(torch.autograd.Function):
             clip_grad = (grad * (x >= ctx.high)).sum().reshape(1)
             if ctx.low < 0:
                 clip_grad = clip_grad - (grad * (x <= ctx.low)).sum()
-        # a pool's gradient comes in another memory format and would slow down every batch norm behind it (1.6 times a step)
+        # a pool's gradient comes in another memory format, with which the batch norms of a step would take 1.6 times as long
         grad = (
             grad.contiguous(
                 memory_format=torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
@@ -110,19 +119,19 @@ class _Quantize(torch.autograd.Function):
 
 @dataclass
 class Site:
-    """A place where a quantizer goes: the ReLU module or the layer of this name."""
+    """Where a quantizer goes: in the place of the ReLU `name`, or before the layer `name`."""
 
     name: str
     at_relu: bool
     signed: bool
-    batch_norm: nn.BatchNorm2d | None
+    batch_norm: nn.BatchNorm2d | None  # whose output is quantized
     ceiling: float | None  # 6 for a ReLU6
 
 
 def insert(network: nn.Module, bits: int, config: ActivationSettings, images: Tensor) -> dict[str, ActivationQuantizer]:
-    """Put quantizers into the float network; images (N, 3, H, W) are normalised training images for the clips.
+    """Insert quantizers into the float network. images (N, 3, H, W): normalised training images for the clips.
 
-    Returns, for every layer with dot products, the quantizer that its input comes from. Raises DbqError when a range can't be found.
+    Returns for every layer with dot products the quantizer of its input. Raises DbqError where activations have no usable range.
     """
     sites, sources = _find_sites(network)
     clips = _clips(network, sites, config, images)
@@ -152,88 +161,95 @@ def _quantize_input(module, inputs):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module, name):
-        # modules without layers inside (shortcuts, dropout) are one step of the graph
+        # a module without layers and ReLUs inside (a shortcut, dropout) is one node of the graph
         return super().is_leaf_module(module, name) or not any(isinstance(part, LAYERS + RELUS) for part in module.modules())
 
 
-def _find_sites(network) -> tuple[list[Site], dict[str, str]]:
-    """The sites in forward order, and for each layer the name of the site that its input comes from."""
-    graph = _Tracer().trace(network)
+def _find_sites(network: nn.Module) -> tuple[list[Site], dict[str, str]]:
+    """The sites in forward order, and for each layer the name of the site that quantizes its input."""
     modules = dict(network.named_modules())
     sites, sources = [], {}
-    for node in graph.nodes:
-        if node.op != "call_module":
-            continue
-        module = modules[node.target]
+    for node in _Tracer().trace(network).nodes:
+        module = _module(node, modules)
         if isinstance(module, RELUS):
-            sites.append(Site(node.target, True, False, _batch_norm(node.args[0], modules), 6.0 if isinstance(module, nn.ReLU6) else None))
+            ceiling = 6.0 if isinstance(module, nn.ReLU6) else None
+            sites.append(Site(node.target, True, False, _batch_norm(node.args[0], modules), ceiling))
         elif isinstance(module, LAYERS):
             origin = _origin(node.args[0], modules)
-            if origin.op == "call_module" and isinstance(modules[origin.target], RELUS):
+            if isinstance(_module(origin, modules), RELUS):
                 sources[node.target] = origin.target
             else:
                 sources[node.target] = node.target
-                signed = not _never_negative(node.args[0], modules)
-                sites.append(Site(node.target, False, signed, _batch_norm(node.args[0], modules) if signed else None, None))
+                signed = not _never_negative(origin, modules)
+                sites.append(Site(node.target, False, signed, _batch_norm(origin, modules) if signed else None, None))
     return sites, sources
 
 
-def _passes(node, modules) -> bool:
+def _module(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
+    """The module that a node calls; None for any other node."""
+    return modules[node.target] if node.op == "call_module" else None
+
+
+def _passes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the node's output has no other values than its first input."""
     if node.op == "call_module":
         return isinstance(modules[node.target], PASSING_MODULES)
     return (node.op == "call_function" and node.target in PASSING_CALLS) or (node.op == "call_method" and node.target in PASSING_METHODS)
 
 
-def _origin(node, modules):
-    """The node whose values arrive here unchanged."""
+def _origin(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+    """The node that computed the values which this node passes on."""
     while _passes(node, modules):
         node = node.args[0]
     return node
 
 
-def _batch_norm(node, modules):
-    origin = _origin(node, modules)
-    module = modules[origin.target] if origin.op == "call_module" else None
+def _batch_norm(node: fx.Node, modules: dict[str, nn.Module]) -> nn.BatchNorm2d | None:
+    """The batch norm whose output the node passes on, if it has a scale and a shift."""
+    module = _module(_origin(node, modules), modules)
     return module if isinstance(module, nn.BatchNorm2d) and module.affine else None
 
 
-def _never_negative(node, modules) -> bool:
+def _never_negative(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the values are sums, averages or concatenations of ReLUs' outputs only."""
     origin = _origin(node, modules)
-    if origin.op == "call_module":
-        module = modules[origin.target]
-        if isinstance(module, RELUS):
-            return True
-        pools = isinstance(module, (nn.AdaptiveAvgPool2d, nn.AvgPool2d))
-        return pools and _never_negative(origin.args[0], modules)
-    averages = (torch.nn.functional.adaptive_avg_pool2d, torch.nn.functional.avg_pool2d, torch.mean, "mean")
-    if origin.target in averages:
+    module = _module(origin, modules)
+    if module is not None:
+        return isinstance(module, RELUS) or (isinstance(module, AVERAGING_MODULES) and _never_negative(origin.args[0], modules))
+    if origin.target in AVERAGING_CALLS:
         return _never_negative(origin.args[0], modules)
     if origin.target is torch.cat:
         return all(_never_negative(part, modules) for part in origin.args[0])
-    if origin.target in (operator.add, torch.add, operator.iadd):
+    if origin.target in ADDING_CALLS:
         return all(_never_negative(part, modules) for part in origin.args[:2])
     return False
 
 
 @torch.no_grad()
-def _clips(network, sites, config, images) -> dict[str, tuple[float, str]]:
+def _clips(network: nn.Module, sites: list[Site], config: ActivationSettings, images: Tensor) -> dict[str, tuple[float, str]]:
     """(clip, where it comes from) of every site."""
-    clips, unknown = {}, {}
+    clips = {}
     for site in sites:
-        if site.batch_norm is None:
-            unknown[site.name] = site
-            continue
-        beta, gamma = site.batch_norm.bias, site.batch_norm.weight
-        centre = beta.abs() if site.signed else beta
-        clips[site.name] = (float((centre + config.k * gamma.abs()).max()), f"batch norm, k = {config.k:g}")
-    largest = dict.fromkeys(unknown, 0.0)
+        if site.batch_norm is not None:
+            beta, gamma = site.batch_norm.bias, site.batch_norm.weight
+            centre = beta.abs() if site.signed else beta
+            clips[site.name] = (float((centre + config.k * gamma.abs()).max()), f"batch norm, k = {config.k:g}")
+    largest = _largest_inputs(network, [site for site in sites if site.batch_norm is None], images)
+    clips |= {name: (value, f"largest of {len(images)} training images") for name, value in largest.items()}
+    ceilings = {site.name: site.ceiling for site in sites if site.ceiling is not None}
+    return {name: (min(clip, ceilings.get(name, clip)), source) for name, (clip, source) in clips.items()}
+
+
+def _largest_inputs(network: nn.Module, sites: list[Site], images: Tensor) -> dict[str, float]:
+    """The largest input of each site, or the largest magnitude where it is signed, and 0 where all inputs are negative."""
+    largest = dict.fromkeys((site.name for site in sites), 0.0)
     hooks = []
-    for name in unknown:
+    for site in sites:
 
-        def record(module, inputs, name=name):
-            largest[name] = max(largest[name], float(inputs[0].abs().max() if unknown[name].signed else inputs[0].max()))
+        def record(module, inputs, site=site):
+            largest[site.name] = max(largest[site.name], float(inputs[0].abs().max() if site.signed else inputs[0].max()))
 
-        hooks.append(network.get_submodule(name).register_forward_pre_hook(record))
+        hooks.append(network.get_submodule(site.name).register_forward_pre_hook(record))
     training = network.training
     network.eval()
     for batch in images.split(256):
@@ -241,6 +257,4 @@ def _clips(network, sites, config, images) -> dict[str, tuple[float, str]]:
     network.train(training)
     for hook in hooks:
         hook.remove()
-    clips |= {name: (value, f"largest of {len(images)} training images") for name, value in largest.items()}
-    ceilings = {site.name: site.ceiling for site in sites if site.ceiling is not None}
-    return {name: (min(clip, ceilings.get(name, clip)), source) for name, (clip, source) in clips.items()}
+    return largest

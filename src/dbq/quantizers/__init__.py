@@ -1,4 +1,4 @@
-"""DBQ and the methods it is compared with: one module a method, one interface (base.py)."""
+"""DBQ and the methods that it is compared with. Each method is a module; base.py is their interface."""
 
 import importlib
 
@@ -24,5 +24,5 @@ def kind(method: str) -> type[WeightQuantizer]:
 
 
 def build(method: str, weight: Tensor, config, fit: bool = True) -> WeightQuantizer:
-    """The quantizer `method` for this float weight; fit: False where a saved state replaces its scales."""
+    """The quantizer of a float weight; config: the settings of its method. fit: False if a saved state will replace its scales."""
     return kind(method)(weight, config, fit).to(weight.device)

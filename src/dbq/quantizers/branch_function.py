@@ -1,15 +1,23 @@
-"""The differentiable branch quantizer as one autograd function with a closed-form backward pass (DESIGN section 2).
+"""The differentiable branch quantizer as one autograd function with a closed-form backward pass.
 
-    hard:  Q(w)   = g2 * ( v_1 + sum_i d_i step(g1 w - t_i) )
-    soft:  Q_T(w) = g2 * ( v_1 + sum_i d_i s_i ),   s_i = sigmoid(T (g1 w - t_i)),   d_i = v_{i+1} - v_i
+With branch scales a, the sorted levels v_1 .. v_N of levels.py, thresholds t_i between them, pre-scale g1, post-scale g2, temperature T:
 
-Weights come as rows of equal length; each row belongs to one of G groups with scales of their own, so that one call serves a filter, a
-layer, or all layers of a network (together.py).
+    hard:  Q(w)   = g2 * ( v_1 + sum_i d_i step(g1 w - t_i) )                               d_i = v_{i+1} - v_i,  i = 1 .. N-1
+    soft:  Q_T(w) = g2 * ( v_1 + sum_i d_i s_i )                                            s_i = sigmoid(T (g1 w - t_i))
 
-Nothing of the size N x weights is kept (a hard forward pass keeps the index of each weight's level, one byte): the backward pass computes
-the sigmoids again from w, some rows at a time, so that its temporaries stay in the processor's cache. With a hard forward pass the
-gradient is that of the hard quantizer with each step's derivative replaced by the sigmoid's: exact in g2 and in the levels, soft in w, g1
-and the thresholds.
+    dQ_T/dw   = g1 g2 T sum_i d_i s_i (1 - s_i)
+    dQ_T/dg1  = g2 w T sum_i d_i s_i (1 - s_i)
+    dQ_T/dg2  = Q_T / g2
+    dQ_T/da_j = g2 * ( dv_1/da_j + sum_i dd_i/da_j s_i - T sum_i d_i s_i (1 - s_i) dt_i/da_j )
+
+A hard forward pass has the gradient of Q with each step's derivative replaced by the sigmoid's: it is exact in g2 and in the levels, and
+soft in w, g1 and the thresholds.
+
+Weights come as rows of equal length. Each row belongs to one of G groups, which have scales of their own, so that one call serves a
+filter, a layer, or all layers of a network (together.py).
+
+No tensor of N values a weight is kept for the backward pass; a hard forward pass keeps the index of each weight's level, one byte. The
+backward pass computes the sigmoids again from w, some rows at a time (sigmoids.py).
 """
 
 import torch
@@ -17,17 +25,16 @@ from torch import Tensor
 
 from dbq.quantizers import compiled
 from dbq.quantizers.levels import count_below, midpoints, sorted_levels
-
-BLOCK = 1 << 19  # elements of a (rows, N-1, K) temporary: 2 MiB of float32, about a processor's cache
+from dbq.quantizers.sigmoids import blocks, sigmoids
 
 
 class BranchQuantize(torch.autograd.Function):
     """apply(rows_of, hard_forward, compile, a (G, B), g1 (G, 1), g2 (G, 1), T (G, 1), gradient_scale (G, 1), *weights)
     -> the quantized weights, as rows_of shapes them.
 
-    rows_of says how the weights of one or more layers become rows: rows (R,), the group of each row; join(weights) -> (R, K); split((R, K))
-    -> a list as `weights`. Joined weights are not kept but joined again. T is the absolute temperature of each group and gets no gradient;
-    gradient_scale multiplies the gradients of a, g1 and g2. compile: a hard forward pass and its gradient by the kernels of compiled.py.
+    rows_of: how the weights of one or more layers become rows. It has rows (R,), the group of each row; join(weights) -> (R, K), called
+    again in the backward pass; split((R, K)) -> a list like `weights`. T: the absolute temperature of each group; it gets no gradient.
+    gradient_scale: multiplies the gradients of a, g1 and g2. compile: do a hard forward pass and its gradient by compiled.py.
     """
 
     @staticmethod
@@ -79,7 +86,7 @@ class BranchQuantize(torch.autograd.Function):
 
 
 class OneLayer:
-    """The weights (C, K) of one layer: its rows are all of one group, or a group each."""
+    """The weights (C, K) of one layer: all rows belong to one group, or each row is a group."""
 
     def __init__(self, weight: Tensor, groups: int):
         self.rows = own_rows(weight, groups)
@@ -94,15 +101,15 @@ class OneLayer:
 
 
 def _slopes(w, grad, levels, g1, g2, temperature, rows, soft_forward: bool):
-    """T g1 g2 grad sum_i d_i s_i (1 - s_i) (R, K), its dot product with w (R, 1), the sums over K of grad s_i (1 - s_i) (R, N-1), and
-    those of grad s_i for a soft forward pass."""
+    """T g1 g2 grad sum_i d_i s_i (1 - s_i) (R, K); its dot product with w (R, 1); the sums over K of grad s_i (1 - s_i) (R, N-1); and
+    for a soft forward pass the sums over K of grad s_i (R, N-1), otherwise None."""
     gaps = levels.diff(dim=1)[rows][:, None]
     slope, at_threshold = torch.empty_like(w), w.new_empty(len(w), gaps.shape[2])
     above = torch.empty_like(at_threshold) if soft_forward else None
     tables = _tables(levels, g1, temperature, rows)
     per_threshold = grad[:, None].expand(-1, gaps.shape[2], -1)
-    for part, w_, g, gaps_, slope_, at in _blocks(w, per_threshold, gaps, slope[:, None], at_threshold):
-        s = _sigmoids(w_, *(table[part] for table in tables))  # (rows, N-1, K)
+    for part, w_, g, gaps_, slope_, at in blocks(w, per_threshold, gaps, slope[:, None], at_threshold):
+        s = sigmoids(w_, *(table[part] for table in tables))  # (rows, N-1, K)
         if soft_forward:
             torch.sum(s * g, 2, out=above[part])
         s = torch.ops.aten.sigmoid_backward(g, s)  # grad s_i (1 - s_i) in one pass
@@ -118,26 +125,16 @@ def _by_group(values: Tensor, rows: Tensor, count: int) -> Tensor:
 
 
 def sums_by_adding(index: Tensor, grad: Tensor, rows: Tensor, count: int, levels: int) -> Tensor:
-    """(G, N) sums of the gradient over the weights of each level: one scattered addition a weight, quick on a CPU."""
+    """(G, N) sums of the gradient over the weights of each level: one scattered addition a weight, which is quick on a CPU."""
     flat = index.int() + (rows * levels).int()[:, None]
     return grad.new_zeros(count * levels).index_add_(0, flat.view(-1), grad.reshape(-1)).view(count, levels)
 
 
 def sums_by_masks(index: Tensor, grad: Tensor, rows: Tensor, count: int, levels: int) -> Tensor:
-    """The same by N-1 masked sums: on a GPU thousands of additions to one address would queue."""
+    """The same by N-1 masked sums: on a GPU thousands of additions to one address would wait for each other."""
     masks = [(grad * (index >= level)).sum(1) for level in range(1, levels)]
     above = torch.stack([grad.sum(1), *masks, grad.new_zeros(len(grad))], 1)
     return _by_group(above[:, :-1] - above[:, 1:], rows, count)
-
-
-def _blocks(w: Tensor, per_threshold: Tensor, *others: Tensor):
-    """(slice, rows of w, rows of the other tensors ..) of blocks whose (rows, N-1, K) temporaries stay in the cache.
-
-    On a GPU all rows are one block.
-    """
-    height = max(1, BLOCK // (per_threshold.shape[1] * w.shape[1])) if w.device.type == "cpu" else len(w)
-    parts = [slice(start, start + height) for start in range(0, len(w), height)]
-    return zip(parts, *(tensor.split(height) for tensor in (w, per_threshold, *others)), strict=True)
 
 
 def _tables(levels: Tensor, g1: Tensor, temperature: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,29 +142,24 @@ def _tables(levels: Tensor, g1: Tensor, temperature: Tensor, rows: Tensor) -> tu
     return (temperature * g1)[rows], (temperature * midpoints(levels))[rows]
 
 
-def _sigmoids(w: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
-    """s (rows, N-1, K) for weights (rows, K)."""
-    return (slopes * w)[:, None].sub(offsets[:, :, None]).sigmoid_()
-
-
 def _take(table: Tensor, index: Tensor) -> Tensor:
     return table.gather(1, index.long())
 
 
 def own_rows(w: Tensor, groups: int) -> Tensor:
-    """The group of each row of one layer's weights (C, K): all one group, or one a row."""
+    """The group (C,) of each row of one layer's weights (C, K): 0 for all rows, or the row itself."""
     return torch.zeros(len(w), dtype=torch.int64, device=w.device) if groups == 1 else torch.arange(len(w), device=w.device)
 
 
 def hard(w: Tensor, a: Tensor, g1: Tensor, g2: Tensor) -> Tensor:
-    """Q(w) for one layer's weights (C, K), a (G, B) with G = 1 or C, scalars g1 and g2; every value is g2 times a level."""
+    """Q(w) of one layer's weights (C, K); a (G, B) with G = 1 or C; g1 and g2 scalars. Every value is g2 times a level."""
     levels, _ = sorted_levels(a)
     rows = own_rows(w, len(a))
     return _take((g2 * levels)[rows], count_below(w * g1, midpoints(levels)[rows]))
 
 
 def soft(w: Tensor, a: Tensor, g1: Tensor, g2: Tensor, temperature: Tensor) -> Tensor:
-    """Q_T(w), as `hard`, with the absolute temperature (G, 1)."""
+    """Q_T(w), arguments as for `hard`; temperature (G, 1) is absolute."""
     scales = (g.expand(len(a), 1) for g in (g1, g2))
     return _soft(w, sorted_levels(a)[0], *scales, temperature, own_rows(w, len(a)))
 
@@ -176,6 +168,6 @@ def _soft(w, levels, g1, g2, temperature, rows):
     gaps = levels.diff(dim=1)[rows][:, None]
     tables = _tables(levels, g1, temperature, rows)
     result = torch.empty_like(w)
-    for part, w_, _, gaps_, result_ in _blocks(w, gaps.mT, gaps, result[:, None]):
-        torch.bmm(gaps_, _sigmoids(w_, *(table[part] for table in tables)), out=result_)
+    for part, w_, _, gaps_, result_ in blocks(w, gaps.mT, gaps, result[:, None]):
+        torch.bmm(gaps_, sigmoids(w_, *(table[part] for table in tables)), out=result_)
     return result.add_(levels[rows, :1]).mul_(g2[rows])

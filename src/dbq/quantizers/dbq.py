@@ -1,4 +1,8 @@
-"""DBQ as a parametrization of a layer's weight."""
+"""DBQ, the differentiable branch quantizer, as a parametrization of a layer's weight. Its formulas stand in branch_function.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -9,26 +13,13 @@ from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_
 from dbq.quantizers.compiled import LARGEST
 from dbq.quantizers.initial import least_squares_scales
 from dbq.quantizers.levels import assign, levels_and_planes, midpoints, take
-from dbq.quantizers.temperature import temperature
-from dbq.settings.quantizers import DbqSettings
+from dbq.quantizers.memory_order import from_memory_order, memory_order
+from dbq.quantizers.temperature import HostTemperature, temperature
 
-COLLAPSED = 1e-3  # a branch below this fraction of the largest one adds levels that nothing can tell apart
+if TYPE_CHECKING:
+    from dbq.settings.quantizers import DbqSettings
 
-
-def memory_order(weight: Tensor, like: Tensor | None = None) -> Tensor:
-    """The weight (C, ...) as a contiguous view: copies of weights would cost more than their quantization.
-
-    like: in the order of this tensor's memory, whatever that of the first is.
-    """
-    like = weight if like is None else like
-    channels_last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
-    return weight.permute(0, 2, 3, 1) if channels_last else weight
-
-
-def from_memory_order(values: Tensor, weight: Tensor) -> Tensor:
-    """Values in the order of memory_order(weight), in the shape and memory format of the weight."""
-    values = values.view(memory_order(weight).shape)
-    return values if memory_order(weight) is weight else values.permute(0, 3, 1, 2)
+COLLAPSED = 1e-3  # a branch below this fraction of the largest one adds no level that differs from its neighbours
 
 
 class BranchQuantizer(WeightQuantizer):
@@ -39,7 +30,7 @@ class BranchQuantizer(WeightQuantizer):
     """
 
     def __init__(self, weight: Tensor, config: DbqSettings, fit: bool = True):
-        """fit: scales from the weights; otherwise placeholders that a saved state replaces."""
+        """fit: fit the scales to the weight as `config.initial` says. False: equally spaced levels, which a saved state will replace."""
         super().__init__()
         self.config = config
         self.storage_bits = config.weight_bits
@@ -56,17 +47,14 @@ class BranchQuantizer(WeightQuantizer):
         self.g1 = nn.Parameter(1 / largest)
         self.g2 = nn.Parameter(largest.clone())
         self.register_buffer("temperature", torch.tensor(config.temperature.start))
-        self.ready: Tensor | None = None
-        self.wants_compiled = False  # the kernels of compiled.py; policies.compile_quantizers sets it
-        self.heat = config.temperature.start  # `temperature` as the host knows it: reading the buffer would make a GPU wait
-        self.heat_is_known = True
-        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "heat_is_known", False))
-        # as in LSQ: a scale that many weights share would otherwise move much faster than they do
+        self.host_temperature = HostTemperature(config.temperature.start)
+        self.register_load_state_dict_post_hook(lambda module, _: module.host_temperature.read_back(module.temperature))
+        # as in LSQ: a scale sums the gradients of many weights and would otherwise move much faster than they do
         self.gradient_scale = (groups.shape[1] * config.branches) ** -0.5 if config.gradient_scale == "lsq" else 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self.ready is not None:  # together.py has quantized all layers in one call
-            return self.ready
+        if (finished := self.finished_weight()) is not None:
+            return finished
         rows = memory_order(weight).flatten(1)
         if self.training:
             count = len(self.a)
@@ -81,16 +69,15 @@ class BranchQuantizer(WeightQuantizer):
         return from_memory_order(quantized, weight)
 
     def advance(self, progress: float, epoch: int) -> None:
-        heat = temperature(self.config.temperature, progress)
-        if heat != self.heat or not self.heat_is_known:
-            self.temperature.fill_(heat)
-        self.heat, self.heat_is_known = heat, True
+        self.host_temperature.set(temperature(self.config.temperature, progress), self.temperature)
 
     @property
     def compiled(self) -> bool:
-        return self.wants_compiled and self.heat <= LARGEST
+        """Whether the next training step uses compiled kernels: they compute up to a temperature of LARGEST only."""
+        return self.joint is not None and self.joint.compiled and self.host_temperature.value <= LARGEST
 
     def absolute_temperature(self) -> Tensor:
+        """(G, 1) the temperature in units of the scaled weight g1 w: `temperature` is relative to the largest level, sum_j a_j."""
         return (self.temperature / self.a.detach().sum(1, keepdim=True)).clamp_max(1e30)
 
     @torch.no_grad()
@@ -117,7 +104,7 @@ class BranchQuantizer(WeightQuantizer):
 
     @torch.no_grad()
     def check(self, weight: Tensor, layer: str) -> None:
-        """As every quantizer, and a branch that has collapsed or that no weight uses."""
+        """As for every quantizer; also for a branch that has collapsed or that no weight uses."""
         super().check(weight, layer)
         if self.g1 == 0 or self.g2 == 0 or (self.a <= COLLAPSED * self.a.amax(1, keepdim=True)).any():
             raise DbqError(

@@ -1,4 +1,4 @@
-"""What the quantizers to a uniform grid share: integers from `lowest` to `largest`, times one step per layer."""
+"""Base of the quantizers with a uniform grid: integers from `lowest` to `largest`, times one step for the layer."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def nearest(weight: Tensor, step: Tensor, lowest: int, largest: int) -> Tensor:
 
 
 class GridQuantizer(WeightQuantizer):
-    """Hard weights are integers times `step`. A grid of {-1, 0, 1} is ternary: one plane whose scale is the step."""
+    """Hard weights are integers times `step`. The grid {-1, 0, 1} is ternary coding: one plane, whose scale is the step."""
 
     def __init__(self, bits: int, lowest: int, largest: int):
         super().__init__()

@@ -1,7 +1,7 @@
 """Branch scales that minimise the mean squared error to the float weights.
 
-One branch has a closed solution. More are found by alternating nearest-level assignment and linear least squares from several
-starts; the tests hold the result to a brute-force search.
+For one branch the solution is closed. For more branches each weight is assigned to its nearest level, and the scales are solved for by
+least squares, in turns and from several starts. The tests compare the result with a brute-force search.
 """
 
 import itertools
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dbq.quantizers.levels import assign, levels_and_planes, midpoints, take
 
-COARSE, SAMPLE = 128, 2048  # quantiles that stand for a group's weights while starts are ranked, and while they are refined
+COARSE, SAMPLE = 128, 2048  # quantiles that represent a group's weights: to rank the starts, to refine the best ones
 KEPT = 6  # starts that are refined
 
 
 def least_squares_scales(w: Tensor, branches: int) -> Tensor:
-    """Scales (G, B), descending and positive, for weights (G, K)."""
+    """Scales (G, B) for weights (G, K), positive and in descending order."""
     w = w.double()
     if branches == 1:
         return _one_branch(w).float()
@@ -43,7 +43,7 @@ def squared_error(w: Tensor, scales: Tensor) -> Tensor:
 
 
 def _one_branch(w: Tensor) -> Tensor:
-    """With the n largest magnitudes at +-a the best a is their mean, and n maximises (their sum)^2 / n."""
+    """If the n largest magnitudes become a, the best a is their mean, and the best n maximises (their sum)^2 / n."""
     sums = w.abs().sort(dim=1, descending=True).values.cumsum(1)
     counts = torch.arange(1, w.shape[1] + 1, device=w.device)
     best = (sums.square() / counts).argmax(1, keepdim=True)
@@ -51,7 +51,7 @@ def _one_branch(w: Tensor) -> Tensor:
 
 
 def _starts(w: Tensor, branches: int):
-    """Scales (G, B) of several ratios, their largest level at several fractions of the largest weight."""
+    """Scales (G, B) of several ratios; their sum, the largest level, is one of several fractions of the largest weight."""
     largest = w.abs().amax(1, keepdim=True)
     ratios = torch.linspace(0.2, 0.9, 8 if branches == 2 else 5, dtype=w.dtype).tolist()
     for steps in itertools.product(ratios, repeat=branches - 1):
@@ -67,7 +67,7 @@ def _alternate(w: Tensor, scales: Tensor, iterations: int) -> Tensor:
     for _ in range(iterations):
         levels, planes = levels_and_planes(scales)
         index = assign(w, midpoints(levels))
-        # the normal equations need only the count and the sum of the weights of each level
+        # the normal equations need of each level only the number and the sum of its weights
         counts = torch.zeros_like(levels).scatter_add_(1, index, torch.ones_like(w))
         sums = torch.zeros_like(levels).scatter_add_(1, index, w)
         gram = torch.einsum("gn,gnb,gnc->gbc", counts, planes, planes) + ridge

@@ -1,7 +1,9 @@
-"""Levels, thresholds and planes of a sum of ternary branches (DESIGN section 2).
+"""Levels, thresholds and planes of a sum of ternary branches.
 
-Shapes: G groups share scales (1 for a layer, C_out for per-channel scales), B branches, N = 3^B levels.
-The tie rule, everywhere: a weight exactly on a threshold takes the level above it (step(0) = 1).
+With S the (N, B) matrix of all vectors of {-1, 0, 1}^B and branch scales a = (a_1 .. a_B), the levels are v = sort(S a) and the thresholds
+t_i = (v_i + v_{i+1}) / 2. Where two vectors give the same level, the one with fewer non-zeros is its planes, because it costs less.
+Shapes: G groups with scales of their own (1 for a layer, C_out for scales per channel), B branches, N = 3^B levels.
+Tie rule, everywhere: a weight exactly on a threshold takes the level above it (step(0) = 1).
 """
 
 import functools
@@ -10,29 +12,29 @@ import itertools
 import torch
 from torch import Tensor
 
-COUNTED = 32  # up to so many thresholds, comparing with all of them is quicker than a binary search on weights in random order
+COUNTED = 32  # up to so many thresholds, comparing with each of them is quicker than a binary search
 BLOCK = 1 << 17  # elements of a temporary: 512 KiB of float32 stay in a processor's cache
 
 
 @functools.cache
 def ternary_vectors(branches: int, device=None) -> Tensor:
-    """(N, B) all vectors of {-1, 0, 1}^B, those with fewer non-zeros first. Not to be written to."""
+    """(N, B) all vectors of {-1, 0, 1}^B, those with fewer non-zeros first. The tensor is shared: don't write to it."""
     vectors = sorted(itertools.product((-1.0, 0.0, 1.0), repeat=branches), key=lambda v: (sum(map(abs, v)), v))
     return torch.tensor(vectors, device=device)
 
 
 def sorted_levels(scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted levels (G, N) of the branch scales (G, B), and plane values (G, N, B) that produce each level."""
+    """Sorted levels (G, N) of the branch scales (G, B), and the vector of plane values (G, N, B) that gives each level."""
     vectors = ternary_vectors(scales.shape[1], scales.device).to(scales.dtype)
     values = scales[:, :1] * vectors[:, 0]
-    for branch in range(1, scales.shape[1]):  # a fixed order of summation: the engine repeats it bit for bit
+    for branch in range(1, scales.shape[1]):  # integer replay sums in this order to get the same bits
         values.addcmul_(scales[:, branch : branch + 1], vectors[:, branch])
     levels, order = torch.sort(values, dim=1, stable=True)
     return levels, vectors[order]
 
 
 def levels_and_planes(scales: Tensor) -> tuple[Tensor, Tensor]:
-    """sorted_levels with the cheapest planes: where two plane tuples give the same level, the one with fewer non-zeros stands for both."""
+    """sorted_levels, where equal levels have the same planes: those with the fewest non-zeros."""
     levels, planes = sorted_levels(scales)
     positions = torch.arange(levels.shape[1], device=levels.device).expand_as(levels)
     repeats = torch.zeros_like(levels, dtype=torch.bool)
@@ -42,12 +44,12 @@ def levels_and_planes(scales: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def midpoints(levels: Tensor) -> Tensor:
-    """Thresholds (G, N-1) half-way between neighbouring levels (ASSUMPTION)."""
+    """Thresholds (G, N-1) half-way between neighbouring levels. ASSUMPTION: our choice; the paper's body would decide."""
     return (levels[:, 1:] + levels[:, :-1]) / 2
 
 
 def assign(x: Tensor, thresholds: Tensor) -> Tensor:
-    """Index (C, K) of the level of each x (C, K) for thresholds (G, N-1), G = 1 or C; ties go up."""
+    """Index (C, K) of the level of each x (C, K) for thresholds (G, N-1) with G = 1 or C."""
     if thresholds.shape[1] <= COUNTED:
         return count_below(x, thresholds).long()
     if thresholds.shape[0] == 1:
@@ -56,7 +58,7 @@ def assign(x: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def count_below(x: Tensor, thresholds: Tensor) -> Tensor:
-    """`assign` for at most 255 thresholds, as uint8 (C, K), by comparison with each of them."""
+    """As `assign`, by comparison with each threshold; at most 255 thresholds, result uint8 (C, K)."""
     index = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
     height = max(1, BLOCK // x.shape[1]) if x.device.type == "cpu" else len(x)
     for start in range(0, len(x), height):
@@ -70,7 +72,7 @@ def count_below(x: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def take(table: Tensor, index: Tensor) -> Tensor:
-    """table (G, N) at index (C, K): the value of each element's level."""
+    """(C, K) the values of table (G, N) at index (C, K), G = 1 or C."""
     if table.shape[0] == 1:
         return table[0].index_select(0, index.reshape(-1)).view(index.shape)
     return table.gather(1, index)

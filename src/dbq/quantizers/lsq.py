@@ -28,7 +28,7 @@ class LearntStep(torch.autograd.Function):
         v = weight / step
         inside = (v >= ctx.limits[0]) & (v <= ctx.limits[1])
         weight_grad = grad * inside
-        # clipped weights keep their level's integer, the others lose v
+        # a clipped weight has the slope of its integer, any other that of round(v) - v
         slope = v.round().clamp_(*ctx.limits).sub_(v.mul_(inside))
         return weight_grad, (grad * slope).sum() * ctx.gradient_scale, None, None, None
 
@@ -52,7 +52,7 @@ class LsqQuantizer(GridQuantizer):
 
     @torch.no_grad()
     def check(self, weight: Tensor, layer: str) -> None:
-        """As every quantizer, and a step that is no longer positive."""
+        """As for every quantizer; also for a step that is not positive."""
         if self.s <= 0:
             raise DbqError(f"layer {layer}: the learnt step is {float(self.s):.3g}", "lower scale_learning_rate")
         super().check(weight, layer)

@@ -1,13 +1,14 @@
-"""Quantization Networks (Yang et al. 2019; read in aliyun/alibabacloud-quantization-networks): a sum of sigmoids over fixed levels.
+"""Quantization Networks (Yang et al. 2019; checked with aliyun/alibabacloud-quantization-networks): a sum of sigmoids over fixed levels.
 
     soft (training):    Q_T(w) = alpha * (v_1 + sum_i (v_{i+1} - v_i) * sigmoid(T * (beta * w - t_i)))
     hard (evaluation):  the same with steps
 
-The levels v are fixed integers. One input scale beta and one output scale alpha per layer are learnt: beta starts at 1.25 * max |v| /
-max |w|, alpha at its inverse. The thresholds t are found once, by k-means on the scaled float weights, and not trained. The temperature,
-in units of 1 / (distance of two neighbouring integers), is temperature_step * (epoch + 1) up to temperature_cap.
-The gradient is that of Q_T at the temperature T (the authors' shipped weight code has the slopes of T = 1, times T, for binary weights,
-and this line beside it "for the other quantization model"). Tie rule: a weight on a threshold takes the level above it, as in levels.py.
+The levels v are fixed integers. Each layer learns an input scale beta, which starts at 1.25 * max |v| / max |w|, and an output scale
+alpha, which starts at 1 / beta. The thresholds t are found once by k-means on the scaled float weights and are not trained. The
+temperature is temperature_step * (epoch + 1), at most temperature_cap; its unit is 1 / (distance of two neighbouring integers).
+The gradient is that of Q_T at the temperature T. The authors' code for binary weights uses the slopes of T = 1, times T, and keeps the
+line that is used here as a comment "for the other quantization model".
+Tie rule: a weight on a threshold takes the level above it, as in levels.py.
 """
 
 import torch
@@ -15,18 +16,18 @@ from torch import Tensor, nn
 
 from dbq.errors import DbqError
 from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
-from dbq.quantizers.branch_function import _blocks, _sigmoids
-from dbq.quantizers.dbq import from_memory_order, memory_order
 from dbq.quantizers.levels import count_below
+from dbq.quantizers.memory_order import from_memory_order, memory_order
+from dbq.quantizers.sigmoids import blocks, sigmoids
 
-HEADROOM = 1.25  # the largest weight starts at so many times the largest level
+HEADROOM = 1.25  # the largest scaled weight starts at so many times the largest level
 ITERATIONS = 300  # of k-means at most
 
 
 class SumOfSigmoids(torch.autograd.Function):
     """apply(w (C, K), beta, alpha, T, levels (N,), thresholds (N-1,)) -> Q_T (C, K); beta, alpha and T are scalars, T gets no gradient.
 
-    Nothing of the size N x weights is kept: the backward pass computes the sigmoids again.
+    No tensor of N values a weight is kept for the backward pass, which computes the sigmoids again.
     """
 
     @staticmethod
@@ -48,14 +49,14 @@ def _over_blocks(w, beta, temperature, levels, thresholds, slopes: bool) -> Tens
     gaps = levels.diff().expand(len(w), 1, -1)
     result = torch.empty_like(w)
     slope_of_input, offsets = (temperature * beta).reshape(1, 1), (temperature * thresholds)[None]
-    for _, w_, _, gaps_, result_ in _blocks(w, gaps.mT, gaps, result[:, None]):
-        s = _sigmoids(w_, slope_of_input, offsets)  # (rows, N-1, K)
+    for _, w_, _, gaps_, result_ in blocks(w, gaps.mT, gaps, result[:, None]):
+        s = sigmoids(w_, slope_of_input, offsets)  # (rows, N-1, K)
         torch.bmm(gaps_, s.mul_(1 - s) if slopes else s, out=result_)
     return result
 
 
 def k_means(values: Tensor, clusters: int) -> Tensor:
-    """Sorted centres (clusters,) of 1-D values by Lloyd's iteration: the best of three starts (quantiles, equal steps, their mean)."""
+    """Sorted centres (clusters,) of 1-D values by Lloyd's iteration; the best of three starts: quantiles, equal steps, their mean."""
     values = values.flatten().double().sort().values
     sums = torch.cat([values.new_zeros(1), values.cumsum(0)])
     squares = torch.cat([values.new_zeros(1), values.square().cumsum(0)])
@@ -79,7 +80,7 @@ def k_means(values: Tensor, clusters: int) -> Tensor:
 
 
 def _edges(values: Tensor, centres: Tensor) -> Tensor:
-    """(clusters + 1,) where each cluster of the sorted values begins, and their number."""
+    """(clusters + 1,) the index at which each cluster of the sorted values begins, and the number of values."""
     inner = torch.searchsorted(values, (centres[1:] + centres[:-1]) / 2)
     return torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), len(values))])
 
@@ -145,7 +146,7 @@ class QuantizationNetworksQuantizer(WeightQuantizer):
 
     @torch.no_grad()
     def check(self, weight: Tensor, layer: str) -> None:
-        """As every quantizer, and a scale that is no longer positive."""
+        """As for every quantizer; also for a scale that is not positive."""
         for name in ("alpha", "beta"):
             if getattr(self, name) <= 0:
                 raise DbqError(f"layer {layer}: the scale {name} is {float(getattr(self, name)):.3g}", "lower scale_learning_rate")

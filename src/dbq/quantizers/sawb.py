@@ -1,12 +1,13 @@
 """SAWB, statistics-aware weight binning (Choi et al., "Accurate and Efficient 2-bit Quantized Neural Networks", MLSys 2019).
 
-A uniform grid with zero on it, {-(2^(bits-1)-1) .. 2^(bits-1)-1} * alpha / (2^(bits-1)-1), whose largest level follows two statistics of
-the layer: alpha = c1 * sqrt(E[w^2]) - c2 * E|w|. c1 and c2 come from a regression over standard distributions of the alpha with the least
-squared error. The gradient is straight-through. Ties as in grid.py.
+The grid is {-(2^(bits-1)-1) .. 2^(bits-1)-1} * alpha / (2^(bits-1)-1). Its largest level follows two statistics of the layer:
+alpha = c1 * sqrt(E[w^2]) - c2 * E|w|. The coefficients c1 and c2 come from a regression: of the alpha with the least squared error, for
+several standard distributions. The gradient is straight-through. Ties as in grid.py.
 
-Coefficients of 2, 4 and 8 bits: foundation-model-stack/fms-model-optimizer, fms_mo/quant_refactor/sawb_utils.py, codes 103, 403 and 803,
-by the authors' company for grids with zero (the paper's own 2 bits are the four levels +-alpha, +-alpha/3 without zero). It has none for
-the 7 levels of 3 bits: those are the same regression over the paper's six distributions, repeated in tests/quantizers/test_rival_sawb.py.
+The coefficients for 2, 4 and 8 bits are those of the authors' company for grids with zero (foundation-model-stack/fms-model-optimizer,
+fms_mo/quant_refactor/sawb_utils.py, codes 103, 403, 803); the paper's own 2-bit levels are +-alpha and +-alpha/3, without zero. That
+source has none for 3 bits with zero. They come from the same regression over the paper's six distributions, which
+tests/quantizers/test_rival_sawb.py repeats.
 """
 
 import torch
@@ -45,7 +46,7 @@ class SawbQuantizer(GridQuantizer):
 
     @torch.no_grad()
     def check(self, weight: Tensor, layer: str) -> None:
-        """As every quantizer, and a step that is not positive."""
+        """As for every quantizer; also for a step that is not positive."""
         if self.step(weight) <= 0:
             raise DbqError(f"layer {layer}: {COLLAPSED}", REMEDY)
         super().check(weight, layer)

@@ -15,5 +15,5 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(weight: Tensor, quantized: Tensor) -> Tensor:
-    """The quantized values, exactly; their gradient goes to the weight of the same shape unchanged."""
+    """The quantized values themselves; their gradient goes unchanged to the weight, which has the same shape."""
     return _StraightThrough.apply(weight, quantized)

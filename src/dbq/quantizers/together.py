@@ -1,13 +1,12 @@
-"""Layers of a network that are quantized in one call before each training step's forward pass: those of branches, and uniform ones.
+"""Quantizes all DBQ layers of a network, and all its uniform layers, in one call each before a training step's forward pass.
 
-A layer of branches takes some thirty small operations, and a network has dozens of layers: one by one their fixed cost was most of
-what DBQ added to a step of ResNet-20. Here the weights of all layers are cut into rows of equal length (the last row of a layer is
-padded with zeros, whose gradient is dropped) and each row uses the scales of its layer. Uniform layers, of which a MobileNet has a
-small one beside every large one, go through each operation as a list.
+One DBQ layer takes some thirty small operations, and a network has dozens of layers. Called layer by layer, the fixed cost of these
+operations was most of what DBQ added to a training step of ResNet-20. Here the weights of all layers are cut into rows of equal length,
+and each row uses the scales of its layer. The last row of a layer is padded with zeros; the gradient of the padding is dropped.
+Uniform layers are quantized by operations on lists of tensors: a MobileNet has a small uniform layer beside every large one.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +15,19 @@ from torch.nn.utils import parametrize
 
 from dbq.quantizers.base import WeightQuantizer
 from dbq.quantizers.branch_function import BranchQuantize
-from dbq.quantizers.dbq import BranchQuantizer, from_memory_order, memory_order
+from dbq.quantizers.compiled import check_compiler
+from dbq.quantizers.dbq import BranchQuantizer
+from dbq.quantizers.memory_order import from_memory_order, memory_order
 from dbq.quantizers.uniform import RoundToGrid, UniformQuantizer
 
-SHORTEST, PADDED = 512, 1024  # weights in a row: at least so many if the sizes have such a divisor, else so many with padding
+SHORTEST, PADDED = 512, 1024  # length of a row: the sizes' greatest common divisor if it is at least SHORTEST, else PADDED
 
 
 class Rows:
-    """The weights of layers as rows of one length; rows (R,) says whose a row is. The form that BranchQuantize asks for.
+    """The weights of several layers as rows of one length; `rows` (R,) holds the layer of each row. BranchQuantize asks for this form.
 
-    The weights stay the same parameters, but their values move into one block of memory, so that joining them costs nothing. Should
-    something move them out of it again (`network.to(device)`), joining copies.
+    The parameters stay the same, but their values move into one block of memory, so that joining them costs nothing. If something moves
+    them out of the block again (`network.to(device)`), `join` copies.
     """
 
     def __init__(self, weights: list[Tensor]):
@@ -52,13 +53,13 @@ class Rows:
         return torch.cat(flat).view(-1, self.length)
 
     def split(self, matrix: Tensor) -> list[Tensor]:
-        """Views of it in the shapes and memory formats of the layers."""
+        """Views of a matrix (R, K) in the shapes and memory formats of the layers."""
         parts = matrix.view(-1).split(self.spaces)
         return [from_memory_order(part[: weight.numel()], weight) for part, weight in zip(parts, self.weights, strict=True)]
 
 
-class Branches:
-    """The BranchQuantizers with scales per layer; those with scales per channel stay on their own."""
+class BranchLayers:
+    """DBQ layers with one set of scales a layer. Layers with scales per channel are quantized one by one."""
 
     def __init__(self, quantizers: list[BranchQuantizer], weights: list[Tensor]):
         self.quantizers, self.weights = quantizers, weights
@@ -66,7 +67,7 @@ class Branches:
         self.gradient_scale = torch.tensor([[quantizer.gradient_scale] for quantizer in quantizers], device=weights[0].device)
 
     @staticmethod
-    def has(quantizer: WeightQuantizer) -> bool:
+    def accepts(quantizer: WeightQuantizer) -> bool:
         return isinstance(quantizer, BranchQuantizer) and quantizer.config.scales == "layer"
 
     def quantize(self) -> tuple[Tensor, ...]:
@@ -75,66 +76,79 @@ class Branches:
         a = torch.cat([quantizer.a for quantizer in quantizers])
         g1 = torch.stack([quantizer.g1 for quantizer in quantizers])[:, None]
         g2 = torch.stack([quantizer.g2 for quantizer in quantizers])[:, None]
-        heat = torch.stack([quantizer.temperature for quantizer in quantizers])[:, None]
-        temperature = (heat / a.detach().sum(1, keepdim=True)).clamp_max(1e30)
+        relative = torch.stack([quantizer.temperature for quantizer in quantizers])[:, None]
+        temperature = (relative / a.detach().sum(1, keepdim=True)).clamp_max(1e30)
         hard_forward = quantizers[0].config.forward == "hard"
         return BranchQuantize.apply(
             self.rows, hard_forward, quantizers[0].compiled, a, g1, g2, temperature, self.gradient_scale, *self.weights
         )  # fmt: skip
 
 
-class Uniform:
-    """The UniformQuantizers."""
+class UniformLayers:
+    """Uniform layers of any widths."""
 
     def __init__(self, quantizers: list[UniformQuantizer], weights: list[Tensor]):
         self.quantizers, self.weights = quantizers, weights
         self.largest = [quantizer.largest for quantizer in quantizers]
 
     @staticmethod
-    def has(quantizer: WeightQuantizer) -> bool:
+    def accepts(quantizer: WeightQuantizer) -> bool:
         return isinstance(quantizer, UniformQuantizer)
 
     def quantize(self) -> tuple[Tensor, ...]:
+        """The quantized weights of each layer."""
         return RoundToGrid.apply(self.largest, *self.weights)
 
 
-GROUPS = (Branches, Uniform)
+class JointQuantization:
+    """What the quantizers of one network share: the layers that are quantized in one call, their finished weights, and the kernels.
 
-
-def attach(network: nn.Module, wrap: Callable = lambda hook: hook) -> None:
-    """Quantize the layers of each of GROUPS together at each forward pass of the network in training mode.
-
-    The forward passes of their quantizers then return what is ready. wrap: around both hooks, in place of those attached before:
-    torch.compiler.disable keeps them out of a compiled network.
+    `attach` makes one for a network and tells each quantizer of it. In training mode the network's forward pass begins with one call for
+    each group of layers. During the pass a quantizer takes its weight from `finished`; after the pass nothing is left there.
+    compiled: whether DBQ's layers train with the kernels of compiled.py.
     """
-    for handle in network.__dict__.pop("quantizes_together", ()):
-        handle.remove()
-    if any(len(layers) > 1 for layers in _layers(network).values()):
-        handles = network.register_forward_pre_hook(wrap(_before)), network.register_forward_hook(wrap(_after), always_call=True)
-        network.__dict__["quantizes_together"] = handles
+
+    def __init__(self, network: nn.Module):
+        self.layers = [module.parametrizations.weight for module in network.modules() if parametrize.is_parametrized(module, "weight")]
+        self.groups: list[BranchLayers | UniformLayers] | None = None
+        self.finished: dict[WeightQuantizer, Tensor] = {}
+        self.compiled = False
+        for layer in self.layers:
+            layer[0].join(self)
+        network.register_forward_pre_hook(self._before)
+        network.register_forward_hook(self._after, always_call=True)
+
+    def use_compiled_kernels(self) -> None:
+        """Raises DbqError on a machine that can't compile."""
+        check_compiler(self.layers[0].original.device)
+        self.compiled = True
+
+    def _before(self, network: nn.Module, inputs) -> None:
+        if not network.training:
+            return
+        if self.groups is None:  # not earlier: until its first pass the network may move to another device or memory format
+            self.groups = self._group()
+        self.finished = {
+            quantizer: weight for group in self.groups for quantizer, weight in zip(group.quantizers, group.quantize(), strict=True)
+        }
+
+    def _after(self, network: nn.Module, inputs, outputs) -> None:
+        self.finished = {}
+
+    def _group(self) -> list:
+        """A layer that is alone in its group isn't joined."""
+        groups = []
+        for kind in (BranchLayers, UniformLayers):
+            layers = [layer for layer in self.layers if kind.accepts(layer[0])]
+            if len(layers) > 1:
+                groups.append(kind([layer[0] for layer in layers], [layer.original for layer in layers]))
+        return groups
 
 
-def _layers(network: nn.Module) -> dict:
-    """The parametrizations of the layers of each group."""
-    found = [module.parametrizations.weight for module in network.modules() if parametrize.is_parametrized(module, "weight")]
-    return {group: [layer for layer in found if group.has(layer[0])] for group in GROUPS}
+def attach(network: nn.Module) -> JointQuantization:
+    """Quantize the network's layers together from now on. Called once, when all quantizers are inserted.
 
-
-def _before(network: nn.Module, inputs) -> None:
-    if not network.training:
-        return
-    if not hasattr(network, "quantized_together"):  # now: the network may move to another device or memory format until its first pass
-        network.quantized_together = [
-            group([layer[0] for layer in layers], [layer.original for layer in layers])
-            for group, layers in _layers(network).items()
-            if len(layers) > 1
-        ]
-    for group in network.quantized_together:
-        for quantizer, value in zip(group.quantizers, group.quantize(), strict=True):
-            quantizer.ready = value
-
-
-def _after(network: nn.Module, inputs, outputs) -> None:
-    for group in getattr(network, "quantized_together", ()):
-        for quantizer in group.quantizers:
-            quantizer.ready = None
+    The network keeps the object as `joint_quantization`; a copy of the network has a copy of it.
+    """
+    network.joint_quantization = JointQuantization(network)
+    return network.joint_quantization

@@ -1,12 +1,12 @@
-"""TTQ, trained ternary quantization (Zhu et al. 2017; read in czhu95/ternarynet): learnt scales of the positive and the negative weights.
+"""TTQ, trained ternary quantization (Zhu et al. 2017; checked with czhu95/ternarynet): one learnt scale for each sign.
 
-Threshold: a fraction of max |w| of the layer, followed at every step. Weights beyond it become Wp or -Wn, the others 0. Gradients of the
-paper: dL/dWp = sum of dL/dq over the positive weights, dL/dWn = -sum over the negative ones, dL/dw = dL/dq times Wp, 1 or Wn.
-The weights are used as they are, as in the authors' code, which starts Wp and Wn at 1.0 (`initial: one`) and leaves their gradients
-unscaled (`gradient_scale: none`). The weights of the float networks here are much smaller than 1, so `initial: mean`, the mean magnitude
-of each side, is the default. It needs `gradient_scale: lsq`, 1 / sqrt(number of weights) as in LSQ: in a trial on ResNet-20 the plain
-sums took scales that start so small below 0 within ten steps. In the first 150 steps of that trial `mean` with `lsq` and `one` with
-`lsq` were alike and ahead of the authors' choice.
+The threshold is a fraction of the layer's max |w| at every step. A weight q becomes Wp above the threshold, -Wn below its negative, and 0
+between. The gradients are the paper's: dL/dWp = sum of dL/dq over the positive weights, dL/dWn = -sum over the negative ones, and
+dL/dw = dL/dq times Wp, 1 or Wn.
+The authors' code starts Wp and Wn at 1.0 (`initial: one`) and doesn't scale their gradients (`gradient_scale: none`). The weights of the
+float networks here are much smaller than 1. `initial: mean` therefore starts each scale at the mean magnitude of its side. It needs
+`gradient_scale: lsq`, a factor of 1 / sqrt(number of weights) as in LSQ: in a trial on ResNet-20, the plain sums drove such small scales
+below 0 within ten steps. In the first 150 steps of that trial, `mean` and `one` with `lsq` were alike, and better than the authors' choice.
 Tie rule, as in the authors' code: a weight whose magnitude is exactly the threshold becomes 0.
 """
 
@@ -40,7 +40,7 @@ class TrainedTernary(torch.autograd.Function):
 
 
 class TtqQuantizer(WeightQuantizer):
-    """Weights in {-Wn, 0, Wp}. Two planes, one a side: hardware adds each side up and scales the two sums."""
+    """Weights in {-Wn, 0, Wp}. One plane for each sign: hardware sums each sign on its own and scales the two sums."""
 
     def __init__(self, weight: Tensor, config, fit: bool = True):
         super().__init__()
@@ -55,7 +55,7 @@ class TtqQuantizer(WeightQuantizer):
         self.negative = nn.Parameter(start[1].clone())
 
     def _means(self, weight: Tensor) -> Tensor:
-        """(2,) mean magnitude of the positive and the negative weights beyond the threshold; a side without weights gets that of both."""
+        """(2,) mean magnitude of the positive and of the negative weights beyond the threshold; for a sign without weights that of both."""
         threshold = self.threshold(weight)
         sides = torch.stack([weight > threshold, weight < -threshold]).flatten(1)
         magnitudes, counts = (weight.abs().flatten() * sides).sum(1), sides.sum(1)
@@ -81,7 +81,7 @@ class TtqQuantizer(WeightQuantizer):
 
     @torch.no_grad()
     def check(self, weight: Tensor, layer: str) -> None:
-        """As every quantizer, and a scale that is no longer positive."""
+        """As for every quantizer; also for a scale that is not positive."""
         super().check(weight, layer)
         for name, scale in (("positive", self.positive), ("negative", self.negative)):
             if scale <= 0:

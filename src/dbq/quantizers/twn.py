@@ -1,6 +1,7 @@
-"""TWN, ternary weight networks (Li et al. 2016; read in Thinklab-SJTU/twns): nothing is learnt but the weights.
+"""TWN, ternary weight networks (Li et al. 2016; checked with Thinklab-SJTU/twns): a ternary plane whose scale follows the weights.
 
-Per filter (or layer): threshold 0.75 * mean |w|, scale = mean |w| of the weights beyond it. The gradient is straight-through.
+Each filter (or layer) has the threshold 0.75 * mean |w| and the scale mean |w| over the weights beyond it. The gradient is
+straight-through.
 Tie rule, as in the authors' code: a weight whose magnitude is exactly the threshold becomes 0.
 """
 
@@ -8,17 +9,14 @@ import torch
 from torch import Tensor
 
 from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
-from dbq.quantizers.dbq import from_memory_order, memory_order
+from dbq.quantizers.memory_order import from_memory_order, memory_order
 from dbq.quantizers.straight_through import straight_through
 
 THRESHOLD = 0.75  # of mean |w|
 
 
 def planes_and_scales(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Planes (G, K) in {-1, 0, 1} of the weights' type, scales (G, 1) and thresholds (G, 1) of weights (G, K).
-
-    A group of zeros has the scale 0.
-    """
+    """Planes (G, K) in {-1, 0, 1}, as floats, scales (G, 1) and thresholds (G, 1) of weights (G, K). A group of zeros has the scale 0."""
     magnitudes = groups.abs()
     threshold = THRESHOLD * magnitudes.mean(1, keepdim=True)
     kept = magnitudes > threshold

@@ -1,6 +1,7 @@
-"""Symmetric uniform weights of 2 to 8 bits: what the layer policy gives to sensitive layers, and the fixed-point row of the tables."""
+"""Symmetric uniform weights of 2 to 8 bits: the fixed-point method of the tables, and what the layer policy gives to sensitive layers."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,10 +11,17 @@ from dbq.quantizers.base import Transfer, WeightQuantizer
 SMALLEST_STEP = 1e-12
 
 
-class RoundToGrid(torch.autograd.Function):
-    """apply(largest, *weights) -> the rounded weights of one or more layers; largest: a number for each, the end of its grid.
+@dataclass(frozen=True)
+class Width:
+    """All that a UniformQuantizer has to know; the settings of the method have a `bits` too."""
 
-    A layer's largest weight is on the grid, so nothing is clipped: the straight-through gradient is 1 everywhere.
+    bits: int
+
+
+class RoundToGrid(torch.autograd.Function):
+    """apply(largest, *weights) -> the rounded weights of one or more layers; largest: for each the largest integer of its grid.
+
+    A layer's largest weight is on its grid, so nothing is clipped: the straight-through gradient is 1 everywhere.
     """
 
     @staticmethod
@@ -37,7 +45,7 @@ def _steps(weights, largest) -> tuple[Tensor, ...]:
 
 
 class UniformQuantizer(WeightQuantizer):
-    """Weights on the grid step * {-(2^(bits-1)-1) .. 2^(bits-1)-1}; the step follows the largest weight; straight-through gradient."""
+    """Weights on the grid step * {-(2^(bits-1)-1) .. 2^(bits-1)-1}, whose step follows the largest weight. config: has `bits`."""
 
     coding = "fixed_point"
 
@@ -45,14 +53,13 @@ class UniformQuantizer(WeightQuantizer):
         super().__init__()
         self.bits = self.storage_bits = config.bits
         self.largest = 2 ** (self.bits - 1) - 1
-        self.ready: Tensor | None = None
 
     def step(self, weight: Tensor) -> Tensor:
         return _steps((weight.detach(),), (self.largest,))[0].reshape(1)
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self.ready is not None:  # together.py has quantized all layers in one call
-            return self.ready
+        if (finished := self.finished_weight()) is not None:
+            return finished
         return RoundToGrid.apply((self.largest,), weight)[0]
 
     @torch.no_grad()
