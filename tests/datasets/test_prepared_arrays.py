@@ -227,8 +227,8 @@ def test_a_broken_run_leaves_no_manifest(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"source": "mnist"}, "datasets.cifar10.source.*digits"),
-        ({"classes": 7}, "datasets.cifar10.classes: 7"),
+        ({"source": "mnist"}, "profiles.smoke.datasets.cifar10.source.*digits"),
+        ({"classes": 7}, "profiles.smoke.datasets.cifar10.classes: 7"),
         ({"stand_in": False}, "stand_in"),
         ({"source": "imagenet"}, "ILSVRC2012.*image-net.org.*not at hand.*no loader.*smoke or small"),
         ({"source": "visual_wake_words"}, "mscoco_minival_ids.*0.5 %.*not at hand.*no loader.*smoke or small"),

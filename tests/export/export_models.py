@@ -1,20 +1,43 @@
-"""A trained quantized network in seconds, its model file and its exported file; and small networks of every method."""
+"""A trained quantized network in seconds and its exported file, and small networks of every method."""
 
-import dataclasses
 from types import SimpleNamespace
 
 import torch
 
-from dbq.export import container, trained
-from dbq.settings import datasets, networks, policies
-from dbq.settings import resolve as config
-from dbq.settings.quantizers import METHODS, UniformSettings
-from dbq.settings.resolve import PolicySettings
-from dbq.settings.schema import parse
-from dbq.training import checkpoints, runs
+from dbq import datasets, export, networks
+from dbq.datasets.loader import Batches
+from dbq.export.packed import pack_row
+from dbq.insertion import policies
+from dbq.settings.quantizers import METHODS
 
 KEY = "resnet20-cifar10-dbq-2t"
-SHAPE = (3, 8, 8)  # of the smoke profile's images
+SHAPE = (3, 8, 8)  # of scikit-learn's digits
+ENGINE = SimpleNamespace(fixed_point_bits=16, accumulator_bits=32)
+STANDARD = SimpleNamespace(first=8, depthwise=8, classifier=8, other="method")
+EVERYTHING = SimpleNamespace(first="method", depthwise="method", classifier="method", other="method")
+QUANTIZERS = {
+    "dbq": {
+        "branches": 2, "forward": "hard", "temperature": 12.0, "scales": "layer", "gradient_scale": "lsq", "initial": "least_squares"
+    },
+    "uniform": {"bits": 8},
+    "twn": {"scales": "channel"},
+    "ttq": {"threshold": 0.05, "initial": "mean", "gradient_scale": "lsq"},
+    "lsq": {"bits": 4, "levels": "full"},
+    "lq_nets": {"branches": 2, "scales": "channel"},
+    "quantization_networks": {"levels": [-1, 0, 1], "temperature_step": 20.0, "temperature_cap": 2000.0},
+    "sawb": {"bits": 4},
+}  # fmt: skip
+
+
+def row(method="dbq", policy=STANDARD, **changes):
+    data = SimpleNamespace(
+        source="digits", classes=10, form="32x32", validation=200, split_seed=0, stand_in=True, augment=None, normalise="measured"
+    )
+    activations = SimpleNamespace(clip="batch_norm", k=4.0, calibration_images=64, gradient="output")
+    return SimpleNamespace(
+        key=KEY, profile="smoke", network="resnet20", dataset="cifar10", dataset_settings=data, method=method, activation_bits=8,
+        quantizer=METHODS[method].model_validate({**QUANTIZERS[method], **changes}), activations=activations, policy=policy, seeds=[0],
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -37,36 +60,27 @@ def fit_classifier(network, images, labels):
 
 
 def make(folder):
-    """The smoke data set, the model file of an experiment, and its exported file."""
-    params = config.read("params.yaml")
-    experiment = config.experiment(params, "smoke", KEY)
-    data, model = folder / "data", folder / "model.pt"
-    datasets.prepare("cifar10", "smoke", experiment.dataset_settings, data, folder / "raw", log=lambda line: None)
+    """Scikit-learn's digits, a quantized ResNet-20 that has learnt them a little, and its exported file."""
+    trained, data = row(), folder / "data"
+    datasets.prepare(trained.dataset, trained.profile, trained.dataset_settings, data, folder / "raw", log=lambda line: None)
     prepared = datasets.load(data, ("train", "test"))
-    images, labels = next(runs.batches(prepared.splits["train"], prepared.manifest, 600, "cpu").in_order())
+    mean, std = prepared.manifest["mean"], prepared.manifest["std"]
+    images, labels = next(Batches(prepared.splits["train"], 600, mean, std).in_order())
     torch.manual_seed(0)
     network = networks.build("resnet20", 10, "32x32")
     fit_classifier(network, images, labels)
-    policies.quantize(network, experiment, images[:64])
+    policies.quantize(network, trained, images[:64])
     network.train()(images)  # running statistics of the quantized layers
     network.eval()
-    states = {str(experiment.seeds[0]): network.state_dict()}
-    checkpoints.save(model, {"key": KEY, "network": "resnet20", "image_size": SHAPE[1], "states": states})
-    found = trained.load(experiment, model, data, config.engine(params))
+    packed = pack_row(trained, 0, network, data, ENGINE, {"commit": "abc", "device": "cpu"})
     file = folder / f"{KEY}.safetensors"
-    container.write(file, found.compiled.program, found.weights, found.metadata)
-    test = runs.batches(prepared.splits["test"], prepared.manifest, 100, "cpu")
-    return SimpleNamespace(folder=folder, experiment=experiment, data=data, model=model, found=found, file=file, test=test)
+    export.write(file, packed)
+    test = Batches(prepared.splits["test"], 100, mean, std)
+    return SimpleNamespace(folder=folder, data=data, network=network, packed=packed, file=file, test=test)
 
 
-def tiny(method, scales=None):
+def tiny(method, **changes):
     """A small quantized network of a method, all its layers the method's."""
-    params = config.read("params.yaml")
-    base = config.experiment(params, "smoke", KEY)
-    quantizer = UniformSettings(8) if method == "uniform" else parse(METHODS[method], params["quantizers"][method], method)
-    if scales:
-        quantizer = dataclasses.replace(quantizer, scales=scales)
-    entry = dataclasses.replace(base, method=method, quantizer=quantizer, policy=PolicySettings("method", "method", "method", "method"))
     torch.manual_seed(0)
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 5, 3, 2, 1), torch.nn.BatchNorm2d(5), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Conv2d(5, 5, 3, groups=5),
@@ -74,5 +88,5 @@ def tiny(method, scales=None):
     )  # fmt: skip
     images = torch.randn(32, 3, 16, 16)
     network.train()(images)
-    policies.quantize(network.eval(), entry, images)
+    policies.quantize(network.eval(), row(method, EVERYTHING, **changes), images)
     return network, images

@@ -43,7 +43,7 @@ def prepare(name: str, profile: str, settings: DatasetSettings, folder, raw="dat
     raw: where files are looked for and downloads go. Raises DbqError for a source that is not at hand or damaged, for settings that don't
     fit it, and for folders that can't be read or written.
     """
-    where = f"datasets.{name}"
+    where = f"profiles.{profile}.datasets.{name}"
     if reason := at_hand(settings, raw):
         raise DbqError(f"{where}: {reason}", "leave out the rows of this data set")
     if settings.source not in SOURCES:
@@ -52,7 +52,7 @@ def prepare(name: str, profile: str, settings: DatasetSettings, folder, raw="dat
         source = SOURCES[settings.source](Path(raw), settings, log)
         if len(source.class_names) != settings.classes:
             raise DbqError(
-                f"{where}.classes: {settings.classes}, and {source.title} has {len(source.class_names)} (profile {profile})",
+                f"{where}.classes: {settings.classes}, and {source.title} has {len(source.class_names)}",
                 f"set classes: {len(source.class_names)}",
             )
         manifest = arrays.write(source, name, profile, settings, Path(folder))

@@ -1,7 +1,7 @@
 """KEY.safetensors: a Program with packed integers, which runs without the network, its weights or the code that trained them.
 
     exported = container.read("KEY.safetensors")
-    logits = exported.program.run(images)      # uint8 (N, 3, H, W), or normalised floats
+    logits = execute.run(exported.program, images)      # uint8 (N, 3, H, W), or normalised floats
 
 Tensors (packing.py says how integers lie in the bytes; `tensors` in the metadata gives the code of each):
 - LAYER.planes.J: plane J of a layer's weights: 2 bits a weight (ternary), 1 bit (binary), or fixed-point weights at their width;
@@ -11,30 +11,34 @@ Tensors (packing.py says how integers lie in the bytes; `tensors` in the metadat
 
 The first two are the model storage C_M with 32-bit scales, no bias counted, each plane rounded up to whole bytes. Beside them a file
 holds the engine's constants and the header. The header is 8 bytes of length, then JSON: for each tensor its place, and under
-`__metadata__` the one entry `dbq`, again JSON: format, version, experiment, network, seed, policy table, provenance, recorded top-1,
-the Program's operations and values, and the sha256 of all of this and of the tensors. One entry, because safetensors writes several in
-any order, and equal models must give equal bytes. The sum finds damage; it doesn't sign: who changes a file on purpose can write a new one.
+`__metadata__` the one entry `dbq`, again JSON: format, version, what is said of the network (packed.py), the Program's operations and
+values, and the sha256 of all of this and of the tensors. One entry, because safetensors writes several in any order, and equal models must
+give equal bytes. The sum finds damage; it isn't a signature, because anyone can write a new file with a right sum.
 """
 
 import hashlib
 import json
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from dbq.errors import DbqError
 from dbq.export import packing
 from dbq.export.packing import Code
 from dbq.files import write_atomically
+from dbq.integer.plain import from_plain, to_plain
 from dbq.integer.program import Program
 
 FORMAT, VERSION = "dbq", 1
 ENTRY = "dbq"  # of the safetensors metadata
 SCALE_BITS = 32
-REMEDY = "export the model again (`python -m dbq.export EXPERIMENT`)"
+REMEDY = "export the model again"
+RANGES = {"ternary": (-1, 0, 1), "binary": (-1, 1)}  # of a plane's entries
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,17 @@ class Exported:
     metadata: dict
 
 
+class _Tensor(BaseModel):
+    """How the integers of one tensor lie in its bytes, and which field of the program they are."""
+
+    field: str  # INDEX.NAME, or INDEX.NAME.PLANE
+    bits: int
+    low: int
+    step: int
+    shape: list[int]
+    dtype: Literal["uint8", "int8", "int16", "int32", "int64"]
+
+
 def plane_code(plane: np.ndarray, coding: str, bits: int) -> Code:
     """The code of one plane in `bits` bits. Ternary planes in one bit are TTQ's two: one of 0 and 1, one of 0 and -1."""
     if coding == "fixed_point":
@@ -63,7 +78,7 @@ def plane_code(plane: np.ndarray, coding: str, bits: int) -> Code:
 
 def write(path, program: Program, weights: dict[str, StoredWeights], metadata: dict) -> None:
     """Write the program, the scales of its layers (by layer name) and a JSON-compatible description of where it comes from."""
-    description, arrays = program.to_plain()
+    description, arrays = to_plain(program)
     tensors, codes = {}, {}
 
     def add(name: str, values: np.ndarray, code: Code, field: str) -> None:
@@ -83,7 +98,7 @@ def write(path, program: Program, weights: dict[str, StoredWeights], metadata: d
             tensors[f"{layer}.scales"] = np.ascontiguousarray(stored.scales, np.float32)
         else:
             add(f"{getattr(operation, 'layer', operation.output)}.{part}", values, packing.narrowest(values), field)
-    content = {"format": FORMAT, "version": VERSION, **metadata, "program": description, "tensors": codes}
+    content = {**metadata, "format": FORMAT, "version": VERSION, "program": description, "tensors": codes}
     content["sha256"] = digest(content, tensors)
     data = save(tensors, metadata={ENTRY: _json(content)})
     write_atomically(path, lambda file: file.write(data))
@@ -111,8 +126,8 @@ def load(path) -> tuple[dict, dict[str, np.ndarray]]:
         with safe_open(path, framework="numpy") as file:
             entries, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it isn't a dict
     except FileNotFoundError:
-        raise DbqError(f"{path}: no such file", "name a file that `python -m dbq.export EXPERIMENT` wrote") from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DbqError(f"{path}: no such file", "name an exported file") from None
+    except Exception as error:  # the library has its own type for damage, and others for types that numpy doesn't have
         raise DbqError(f"{path}: damaged, or not a safetensors file ({error})", REMEDY) from None
     if ENTRY not in entries:
         raise DbqError(f"{path}: a safetensors file, and not an exported network of this project", "name one that dbq.export wrote")
@@ -120,36 +135,54 @@ def load(path) -> tuple[dict, dict[str, np.ndarray]]:
         content = json.loads(entries[ENTRY])
         kind, version, known = content["format"], content["version"], content["sha256"]
         changed = digest(content, tensors) != known
-    except (ValueError, KeyError, TypeError) as error:
-        raise DbqError(f"{path}: its metadata are damaged ({error!r})", REMEDY) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DbqError(f"{path}: its metadata are damaged ({type(error).__name__})", REMEDY) from None
     if (kind, version) != (FORMAT, VERSION):
-        raise DbqError(f"{path}: format {kind} {version}, and this is {FORMAT} {VERSION}", REMEDY)
+        raise DbqError(f"{path}: format {str(kind)[:20]} {str(version)[:20]}, and this is {FORMAT} {VERSION}", REMEDY)
     if changed:
         raise DbqError(f"{path}: its content is not what was exported (sha256 differs)", REMEDY)
     return content, tensors
 
 
-def read(path, key: str | None = None) -> Exported:
-    """The program of a file. key: the experiment that it has to be of. Raises DbqError as `load` does, and for another experiment."""
+def read(path) -> Exported:
+    """The program of a file. Raises DbqError as `load` does, and for a file with a right sum whose content is no program."""
     content, tensors = load(path)
-    if key is not None and content.get("experiment") != key:
-        raise DbqError(f"{path}: a model of {content.get('experiment')}, not of {key}", f"export {key}, or name its file")
     try:
-        arrays, planes = {}, {}
-        for name, code in content["tensors"].items():
-            shape = tuple(code["shape"])
-            values = packing.unpack(tensors[name], Code(code["bits"], code["low"], code["step"]), shape).astype(code["dtype"])
-            index, part, *number = code["field"].split(".")
-            if number:
-                planes.setdefault(f"{index}.{part}", {})[int(number[0])] = values
-            else:
-                arrays[f"{index}.{part}"] = values
-        arrays |= {field: np.stack([parts[number] for number in range(len(parts))]) for field, parts in planes.items()}
-        program = Program.from_plain(content["program"], arrays)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DbqError(f"{path}: its program is incomplete ({error!r})", REMEDY) from None
-    scales = {name.removesuffix(".scales"): values for name, values in tensors.items() if name.endswith(".scales")}
+        program = from_plain(content["program"], _arrays(content["tensors"], tensors))
+        scales = {operation.layer: _checked(operation, tensors) for operation in program.dot_products()}
+    except DbqError as error:
+        raise DbqError(f"{path}: {error.problem}", REMEDY) from None
+    except Exception as error:  # a file that someone made up can be wrong in any way
+        raise DbqError(f"{path}: its program is incomplete ({type(error).__name__})", REMEDY) from None
     return Exported(program, scales, {name: value for name, value in content.items() if name not in ("program", "tensors")})
+
+
+def _arrays(codes: dict, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of the program by field, unpacked."""
+    arrays, planes = {}, {}
+    for name, plain in codes.items():
+        code = _Tensor.model_validate(plain, strict=True)
+        integers = packing.unpack(tensors[name], Code(code.bits, code.low, code.step), tuple(code.shape))
+        values = integers.astype(code.dtype)
+        if not np.array_equal(values, integers):
+            raise DbqError(f"{name}: values that {code.dtype} can't hold", REMEDY)
+        index, part, *number = code.field.split(".")
+        if number:
+            planes.setdefault(f"{index}.{part}", {})[int(number[0])] = values
+        else:
+            arrays[f"{index}.{part}"] = values
+    return arrays | {field: np.stack([parts[number] for number in range(len(parts))]) for field, parts in planes.items()}
+
+
+def _checked(operation, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """The scales (G, B) of a layer. Raises DbqError unless they fit its planes, and the planes hold what their coding allows."""
+    planes, scales = operation.planes.numpy(), tensors[f"{operation.layer}.scales"]
+    if operation.coding != "fixed_point" and not np.isin(planes, RANGES[operation.coding]).all():
+        raise DbqError(f"layer {operation.layer}: {operation.coding} planes with values from {planes.min()} to {planes.max()}", REMEDY)
+    groups = len(scales) if scales.ndim == 2 else 0
+    if groups not in (1, planes.shape[1]) or scales.shape != (groups, len(planes)) or not np.isfinite(scales).all():
+        raise DbqError(f"layer {operation.layer}: scales {scales.shape} of planes {planes.shape}, or not finite", REMEDY)
+    return scales
 
 
 def sizes(path) -> dict[str, int]:
@@ -157,8 +190,7 @@ def sizes(path) -> dict[str, int]:
     content, tensors = load(path)
     result = {"planes": 0, "scales": 0, "constants": 0}
     for name, values in tensors.items():
-        code = content["tensors"].get(name)
-        kind = "scales" if code is None else "planes" if ".planes." in code["field"] else "constants"
+        kind = "scales" if name not in content.get("tensors", {}) else "planes" if ".planes." in name else "constants"
         result[kind] += values.nbytes
     total = os.path.getsize(path)
     return {**result, "header": total - sum(result.values()), "file": total}

@@ -11,16 +11,15 @@ images on which float32 sums in another order round an activation the other way;
 """
 
 import importlib
-import json
 
 import numpy as np
 import torch
 
 from dbq.errors import DbqError
-from dbq.files import write_atomically
 from dbq.insertion.activations import ActivationQuantizer
 from dbq.integer import fold
 from dbq.integer.graph import moved
+from dbq.integer.planes import quantizer_of, take_apart
 from dbq.integer.streams import operands
 
 OPSET, IR_VERSION = 17, 8  # of 2022: every onnxruntime since 1.12 runs it
@@ -32,16 +31,7 @@ def library():
     try:
         return importlib.import_module("onnx")
     except ImportError as error:
-        raise DbqError(f"the ONNX file needs the package onnx ({error})", "pip install '.[export]', or pass --without-onnx") from None
-
-
-def write(path, trained) -> None:
-    """Write the ONNX graph of a trained.Trained."""
-    names = ("experiment", "profile", "network", "dataset", "method", "seed")
-    properties = {name: str(trained.metadata[name]) for name in names} | trained.metadata["provenance"]
-    properties |= {name: json.dumps(trained.metadata[name]) for name in ("mean", "std", "recorded")}
-    data = build(trained.compiled, properties).SerializeToString(deterministic=True)
-    write_atomically(path, lambda file: file.write(data))
+        raise DbqError(f"the ONNX file needs the package onnx ({error})", "pip install '.[export]', or write a .safetensors file") from None
 
 
 def build(compiled, properties: dict[str, str] | None = None):
@@ -166,8 +156,8 @@ class _Writer:
         users = self.graph.users(node)
         tail = users[0] if users and self.graph.kinds[users[0]] == "batch_norm" else None
         folded = fold.fold(layer, name, None if tail is None else self.graph.module(tail), "" if tail is None else tail.target)
-        parts, operation = fold.take_apart(layer, name), self.layers[name]
-        scaled = [self._branch(operation, parts, number, given, fold.quantizer_of(layer)) for number in range(len(parts.planes))]
+        parts, operation = take_apart(layer, name), self.layers[name]
+        scaled = [self._branch(operation, parts, number, given, quantizer_of(layer)) for number in range(len(parts.planes))]
         total = scaled[0]
         for number, part in enumerate(scaled[1:], 1):
             total = self._add_node("Add", [total, part], f"{name}.sum{number}")

@@ -12,6 +12,7 @@ from dbq.errors import DbqError
 
 BLOCK = 1 << 18  # codes at a time, a multiple of 8: what is spread out to one byte a bit stays small
 WIDEST = 63
+LONGEST_CONSTANT = 1 << 20  # equal values that no byte stands for: their number is only a claim of the file
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,17 @@ def pack(values: np.ndarray, code: Code) -> np.ndarray:
 
 
 def unpack(data: np.ndarray, code: Code, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of pack: int64 integers of this shape. Raises DbqError for another number of bytes than the shape needs."""
+    """The inverse of pack: int64 integers of this shape.
+
+    Raises DbqError, before memory is taken, for another number of bytes than the shape needs.
+    """
     count = int(np.prod(shape, dtype=object))
     if data.dtype != np.uint8 or data.ndim != 1 or len(data) != packed_bytes(count, code.bits):
         raise DbqError(
             f"{len(data.ravel())} bytes where {shape} in {code.bits} bits needs {packed_bytes(count, code.bits)}", "export the model again"
         )
+    if code.bits == 0 and count > LONGEST_CONSTANT:
+        raise DbqError(f"{shape} values in 0 bits", "export the model again")
     codes = np.zeros(count, np.int64)
     places = np.int64(1) << np.arange(code.bits, dtype=np.int64)
     for start in range(0, count, BLOCK):
