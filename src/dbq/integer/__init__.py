@@ -1,1 +1,1 @@
-"""The integer engine: a quantized network as integer operations only, executed and held against the training graph."""
+"""The integer engine: a quantized network becomes a program of integer operations, which is run and compared with the training graph."""

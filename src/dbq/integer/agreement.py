@@ -1,12 +1,12 @@
-"""The engine beside the training graph: how many integers differ, layer by layer, and whether rounding explains each of them.
+"""The program beside the training graph: how many integers differ in each layer, and whether rounding explains each difference.
 
-The training graph is run twice. On its own activations it shows how far the two networks are apart in the end (`differing`). Then it is
-run again with every activation replaced by the engine's, so that each layer starts from the same integers: what differs now was caused
-there (`mismatches`). Such a mismatch is explained if the training graph's float value lies within a bound of a rounding tie, that is if
+The training graph is run twice. With its own activations it shows how far apart the two networks end (`differing`). With every activation
+replaced by the program's, each layer starts from the same integers, so that a difference comes from this layer alone (`mismatches`). Such
+a mismatch is explained if the training graph's float value lies near enough to a rounding tie:
 
-    |value / step - engine's integer| <= 1/2 + bound / step
+    |value / step - integer of the program| <= 1/2 + bound / step
 
-where the bound follows, element by element, from the inputs: rounded multipliers, biases and streams, and the float32 arithmetic of the
+The bound follows from the inputs, element by element. It covers rounded multipliers, biases and streams, and the float32 arithmetic of the
 graph (fold.Slack). A wrong weight or scale gives mismatches that it doesn't explain.
 """
 
@@ -23,11 +23,12 @@ from dbq.integer.program import Program
 
 @dataclass
 class SiteAgreement:
-    """One activation quantizer (named by its ReLU, or LAYER.input), or the logits, over all images that were checked.
+    """One activation quantizer (the name of its ReLU, or LAYER.input), or the logits, over all images that were checked.
 
-    differing: integers that differ when both networks go their own way. mismatches: those that differ on the same inputs; explained and
-    unexplained: of these. farthest: largest distance of a mismatch from a tie, widest: largest bound that was granted; both in steps.
-    The logits aren't rounded: a mismatch is a difference beyond the bound, and always unexplained; distances are in units of the logits.
+    differing: integers that differ when each network uses its own activations. mismatches: integers that differ for the same inputs, of
+    which rounding explains `explained` and doesn't explain `unexplained`. farthest: the largest distance of a mismatch from a tie. widest:
+    the largest bound. Both are in steps. The logits aren't rounded: a mismatch is a difference beyond the bound, always unexplained, and
+    distances are in units of the logits.
     """
 
     site: str
@@ -41,17 +42,17 @@ class SiteAgreement:
 
 
 class Comparison(fx.Interpreter):
-    """Runs the training graph beside integers of the engine. program: the one whose integers are given, if it isn't the compiled one."""
+    """Runs the training graph beside the integers that `program` gave; `compiled` has the graph and the bounds."""
 
     def __init__(self, compiled: Compiled, program: Program):
         super().__init__(compiled.graph.traced)
-        self.engine_graph, self.slack, self.program = compiled.graph, compiled.slack, program
+        self.described, self.slack, self.program = compiled.graph, compiled.slack, program
         self.sites: dict[str, SiteAgreement] = {}
         self.forced, self.integers, self.bounds = False, {}, {}
 
     @torch.no_grad()
     def compare(self, images: Tensor, integers: dict[str, Tensor]) -> Tensor:
-        """Add a batch; integers: of every value of the program. Returns the training graph's logits."""
+        """Count a batch, and return the training graph's logits. integers: those of every value of the program."""
         self.integers = integers
         self.forced = False
         logits = self.run(images)
@@ -70,11 +71,11 @@ class Comparison(fx.Interpreter):
         return logits
 
     def run_node(self, node):
-        kind = self.engine_graph.kinds[node]
+        kind = self.described.kinds[node]
         if kind == "layer":
             result = self._layer(node)
         elif kind == "quantizer":
-            result = self._activation(node.target, node.args[0], self.engine_graph.module(node))
+            result = self._activation(node.target, node.args[0], self.described.module(node))
         else:
             result = super().run_node(node)
         if self.forced and isinstance(result, (Tensor, tuple, list)) and kind != "size":
@@ -84,7 +85,7 @@ class Comparison(fx.Interpreter):
         return result
 
     def _layer(self, node):
-        layer, x = self.engine_graph.module(node), self.env[node.args[0]]
+        layer, x = self.described.module(node), self.env[node.args[0]]
         quantizer = getattr(layer, "input_quantizer", None)
         if quantizer is not None:
             x = self._activation(f"{node.target}.input", node.args[0], quantizer)
@@ -93,7 +94,7 @@ class Comparison(fx.Interpreter):
         return layer(x)
 
     def _activation(self, name: str, source: fx.Node, quantizer: nn.Module) -> Tensor:
-        """Compare one activation; returns the engine's where the graph is forced, else the graph's own."""
+        """Compare one activation, and return the program's in the second run, the graph's own in the first."""
         x, integers = self.env[source], self.integers[name].to(self.env[source].device)
         scaled = torch.mul(x, 1 / quantizer.step)
         low = -quantizer.largest if quantizer.signed else 0
@@ -114,16 +115,14 @@ class Comparison(fx.Interpreter):
             site.farthest = max(site.farthest, float(beyond.max()))
         return (integers * quantizer.step).to(x.dtype)
 
-    # ---- bounds: how far the engine's exact value can be from the graph's, element by element, as a real number ----
+    # ---- bounds: how far the program's exact value can be from the graph's, element by element, as a real number ----
 
     def _bound(self, node: fx.Node, kind: str, result):
         if kind in ("image", "quantizer"):
             return torch.zeros_like(result)
         if kind == "layer":
             return self.bounds[node]
-        if kind == "batch_norm":  # the layer's bound is the one behind its batch norm
-            return self.bounds[node.args[0]]
-        if kind == "output":
+        if kind in ("batch_norm", "output"):  # the bound of a layer already includes its batch norm
             return self.bounds[node.args[0]]
         if kind == "add":
             return sum(self._operand(node, i) for i in range(2)) + FLOAT32_ROUNDING * result.abs()
@@ -131,16 +130,16 @@ class Comparison(fx.Interpreter):
             return torch.cat([self._operand(node, i) for i in range(len(node.args[0]))], 1)
         if kind == "average":
             absolute = self._again(node, lambda source: self.env[source].abs())
-            height, width = self.engine_graph.shape(node.args[0])[1:]
+            height, width = self.described.shape(node.args[0])[1:]
             return self._again(node, self.bounds.__getitem__) + FLOAT32_ROUNDING * (height * width + 2) * absolute
         return self._again(node, lambda source: self.bounds.get(source, self.env.get(source)))
 
     def _operand(self, node: fx.Node, position: int) -> Tensor:
-        source = (node.args[0] if self.engine_graph.kinds[node] == "concatenate" else node.args)[position]
-        return self.bounds[source] + self.slack.get(f"{self.engine_graph.name(node)}.{position}", 0.0)
+        source = (node.args[0] if self.described.kinds[node] == "concatenate" else node.args)[position]
+        return self.bounds[source] + self.slack.get(f"{self.described.name(node)}.{position}", 0.0)
 
     def _again(self, node: fx.Node, value_of):
-        """The node's own operation on other values."""
+        """The node's own operation, run on other values."""
         arguments, keywords = fx.node.map_arg((node.args, node.kwargs), value_of)
         return getattr(self, node.op)(node.target, arguments, keywords)
 

@@ -2,9 +2,9 @@
 
     program = compile_network(network, (3, 32, 32)).program
 
-First every unquantized sum, concatenation and layer output gets its lsb (streams.py), then the operations are written down in the order
-of the traced graph. A layer with its batch norm becomes one DotProducts; where only one quantizer reads it, that quantizer's step
-and saturation are part of the same operation.
+First every unquantized sum, concatenation and layer output gets its lsb (streams.py). Then the operations are written down in the order of
+the traced graph. A layer and its batch norm become one DotProducts. If a single quantizer reads the result, its step and its saturation
+are part of the same operation.
 """
 
 from dataclasses import dataclass
@@ -18,24 +18,27 @@ from dbq.insertion.activations import ActivationQuantizer
 from dbq.integer import fixed_point, fold
 from dbq.integer import program as ops
 from dbq.integer.graph import Graph, moved, trace, whole_channels
+from dbq.integer.planes import take_apart
 from dbq.integer.program import Program, Value
 from dbq.integer.streams import operands, reading_quantizer, root, stream_lsbs
 
 
 @dataclass(frozen=True)
 class Widths:
-    """fixed_point_bits: width of the multipliers' magnitudes (2 to 32). accumulator_bits: width of every accumulator; None: each layer's
-    worst case. overflow: `worst_case` refuses a network that some input could overflow, `observed` watches the images that are run."""
+    """fixed_point_bits: width of the multipliers' magnitudes (2 to 32). accumulator_bits: width of every accumulator, which no input may
+    overflow; None: each layer has the width of its own worst case."""
 
     fixed_point_bits: int = 16
     accumulator_bits: int | None = None
-    overflow: str = "worst_case"
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """slack: how far each step of the engine can be from the same step of the training graph on the same inputs, as a real number: a Slack
-    for each layer, a number for each Rescale and each activation (without the rounding that makes it an integer of its grid)."""
+    """A program, the graph that it comes from, and the distance between the two that rounding explains.
+
+    slack: how far a result of the program can be from that of the training graph on the same inputs, as a real number. It is a Slack for
+    each layer, and a number for each Rescale and each activation; the rounding to the activation's own grid is not part of it.
+    """
 
     program: Program
     graph: Graph
@@ -45,23 +48,19 @@ class Compiled:
 @torch.inference_mode(False)
 @torch.no_grad()
 def compile_network(network: nn.Module, image_shape: tuple[int, int, int], settings: Widths | None = None, mean=None, std=None) -> Compiled:
-    """The integer form of a quantized network for images (3, H, W). mean, std: of [0, 1] pixels, so that uint8 images can be run too.
+    """The integer form of a quantized network for images (3, H, W). mean, std: of [0, 1] pixels; with them uint8 images can be run too.
 
-    Raises DbqError, naming the layer, for float weights or activations, an operation that has no integer form, an unsigned quantizer on
-    values that may be negative, an accumulator that is too narrow, and widths that the engine can't hold.
+    Raises DbqError that names the layer for float weights or activations, an operation without an integer form, an unsigned quantizer of
+    values that may be negative, an accumulator that is too narrow, and numbers that don't fit 62 bits.
     """
     settings = settings or Widths()
     fixed_point.check_bits(settings.fixed_point_bits)
     limit = settings.accumulator_bits
     if limit is not None and (not isinstance(limit, int) or not 2 <= limit <= 64):
         raise DbqError(f"engine.accumulator_bits: {limit!r} is not a whole number from 2 to 64", "write null for each layer's worst case")
-    if settings.overflow not in ("worst_case", "observed"):
-        raise DbqError(f"engine.overflow: unknown value {settings.overflow!r}", "choose one of worst_case, observed")
     compiler = _Compiler(trace(network, tuple(image_shape)), settings, (mean, std))
     for node in compiler.graph.nodes:
         compiler.emit(node)
-    if compiler.logits is None:
-        raise DbqError("the network's output is not the result of a fully connected layer", "end the network with a classifier")
     program = Program(compiler.operations, compiler.values, tuple(image_shape), compiler.logits, settings.fixed_point_bits)
     return Compiled(program, compiler.graph, compiler.slack)
 
@@ -82,10 +81,8 @@ class _Compiler:
     def emit(self, node) -> None:
         kind = self.graph.kinds[node]
         if kind == "batch_norm" and self.graph.kinds[self.graph.source(node.args[0])] != "layer":
-            raise DbqError(
-                f"layer {node.target}: a batch norm that isn't right behind a convolution or a fully connected layer has no integer form",
-                "put it right behind the layer that it normalises",
-            )
+            problem = f"layer {node.target}: a batch norm that isn't right behind a convolution or a fully connected layer"
+            raise DbqError(f"{problem} has no integer form", "put it right behind the layer that it normalises")
         if kind in ("layer", "quantizer", "add", "concatenate", "max_pool", "subsample_and_pad", "average"):
             getattr(self, f"_{kind}")(node)
         elif kind == "output" and self.logits is None:
@@ -97,14 +94,14 @@ class _Compiler:
         return operation.output
 
     def value_of(self, node) -> str:
-        """Name of the value of an emitted node, with the moves before it written down."""
+        """Name of the value that a node has. The moves that lead to it are emitted first."""
         node = self.graph.source(node)
         if node in self.names:
             return self.names[node]
         if self.graph.kinds[node] == "image":
             raise DbqError("the image is read without an input quantizer", "set activation_bits below 32")
         if self.graph.kinds[node] != "move":
-            raise DbqError(f"node {node.name}: it has no integer value", "use the modules and calls of the four networks (dbq.networks)")
+            raise DbqError(f"node {node.name}: it has no integer value", "use modules and calls that dbq.networks uses")
         source, index = moved(self.graph, node)
         name = self.value_of(source)
         value, label = self.values[name], self.graph.name(node)
@@ -134,12 +131,10 @@ class _Compiler:
         if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
             raise DbqError(f"layer {name}: only zero padding of a given number of pixels has an integer form", "use padding_mode zeros")
         output, lsb, quantizer = self._destination(tail)
-        parts = fold.take_apart(layer, name)
+        parts = take_apart(layer, name)
         given = self.values[source]
         if lsb is None and output != "logits":
-            raise DbqError(
-                f"layer {name}: no quantizer reads its output, so its resolution is undefined", "end the network with a classifier"
-            )
+            raise DbqError(f"layer {name}: no quantizer reads its output, so its lsb is undefined", "end the network with a classifier")
         found, lsb = fold.constants(name, parts, folded, given.lsb, given.low, given.high, lsb, self.bits)
         self._check_accumulator(name, found.accumulator_bits)
         low, high = _ends(quantizer)
@@ -151,19 +146,8 @@ class _Compiler:
         planes = torch.from_numpy(planes.astype(np.int8 if np.abs(planes).max() < 128 else np.int32))
         constants = [torch.from_numpy(array) for array in (found.multipliers, found.bias, found.shifts)]
         geometry = (layer.stride, layer.padding, layer.dilation, layer.groups) if conv else ((1, 1), (0, 0), (1, 1), 1)
-        operation = ops.DotProducts(
-            output,
-            (source,),
-            name,
-            parts.coding,
-            planes,
-            *constants,
-            low,
-            high,
-            *geometry,
-            found.accumulator_bits,
-            self.settings.accumulator_bits,
-        )
+        widths = (found.accumulator_bits, self.settings.accumulator_bits)
+        operation = ops.DotProducts(output, (source,), name, parts.coding, planes, *constants, low, high, *geometry, *widths)
         ends = (found.low, found.high) if quantizer is None else (min(high, max(low, end)) for end in (found.low, found.high))
         self._put(operation, Value(lsb, *ends, graph.shape(tail)))
         rounding = lsb / 2 if quantizer is None and output != "logits" else 0.0
@@ -218,7 +202,7 @@ class _Compiler:
         self.names[node] = node.target
 
     def _requantize(self, name: str, source: str, quantizer, relu: bool = False) -> None:
-        """An activation from a stream or from another grid. relu: the quantizer stands for a ReLU, which may cut negative values off."""
+        """An activation from a stream or from another grid. relu: the quantizer stands for a ReLU."""
         if not relu:
             self._check_sign(name, quantizer, self.values[source].low)
         self._rescale(name, source, quantizer.step, *_ends(quantizer))
@@ -228,12 +212,10 @@ class _Compiler:
         given = self.values[source]
         factor = given.lsb / lsb
         largest = max(abs(given.low), abs(given.high))
-        # a stream may be so wide that a multiplier of all bits would leave int64; one as fine as float32 is wide enough
+        # a wide stream leaves fewer bits of int64 to its multiplier; those of a float32 are enough
         bits = min(self.bits, 61 - largest.bit_length())
         if bits < min(self.bits, fixed_point.FLOAT32_BITS):
-            raise DbqError(
-                f"{name}: a rescaled value needs more than the 62 bits of the engine", f"lower engine.fixed_point_bits (now {self.bits})"
-            )
+            raise DbqError(f"{name}: a rescaled value needs more than 62 bits", f"lower engine.fixed_point_bits (now {self.bits})")
         multiplier, shift = (int(array.ravel()[0]) for array in fixed_point.mantissas([[factor]], bits))
         ends = fixed_point.round_shift(torch.tensor([given.low, given.high]) * multiplier, torch.tensor(shift))
         if low is not None:
@@ -245,7 +227,7 @@ class _Compiler:
         """The operand `part` of node with the lsb of the node's stream."""
         name, lsb = self.value_of(part), self.lsbs[node]
         if lsb is None:
-            raise DbqError(f"node {node.name}: no quantizer reads it, so its resolution is undefined", "end the network with a classifier")
+            raise DbqError(f"node {node.name}: no quantizer reads it, so its lsb is undefined", "end the network with a classifier")
         if self.values[name].lsb == lsb:
             return name
         label = f"{self.graph.name(node)}.{position}"
@@ -296,19 +278,15 @@ class _Compiler:
 
     def _check_accumulator(self, layer: str, needed: int) -> None:
         limit = self.settings.accumulator_bits
-        if limit is not None and self.settings.overflow == "worst_case" and limit < needed:
-            raise DbqError(
-                f"layer {layer}: engine.accumulator_bits is {limit}, and its worst case needs {needed} bits",
-                f"set engine.accumulator_bits to at least {needed}",
-            )
+        if limit is not None and limit < needed:
+            problem = f"layer {layer}: engine.accumulator_bits is {limit}, and its worst case needs {needed} bits"
+            raise DbqError(problem, f"set engine.accumulator_bits to at least {needed}")
 
     def _check_sign(self, name: str, quantizer, low: int) -> None:
-        """A quantizer of a layer's own input clips nothing at 0 that the training graph doesn't clip by intention (a ReLU)."""
+        """Only a ReLU may cut negative values off, so the quantizer of a layer's own input must be signed where they occur."""
         if low < 0 and not quantizer.signed and name.endswith(".input"):
-            raise DbqError(
-                f"layer {name.removesuffix('.input')}: its input quantizer is unsigned, and its inputs may be negative",
-                "make the quantizer signed (activations.insert decides it from the graph)",
-            )
+            problem = f"layer {name.removesuffix('.input')}: its input quantizer is unsigned, and its inputs may be negative"
+            raise DbqError(problem, "make the quantizer signed, as dbq.insertion does")
 
 
 def _ends(quantizer) -> tuple[int | None, int | None]:

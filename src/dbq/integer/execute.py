@@ -1,11 +1,14 @@
-"""Runs a Program, in one of two arithmetics that give the same integers.
+"""Runs a Program in one of two arithmetics, which give the same integers.
+
+    logits = execute.run(program, images)
 
 exact: int64 throughout, written for clarity; the reference.
 
-The default: integers held in floating point. A float32 holds every integer up to 2^24 and a float64 up to 2^53, and sums, products and
-divisions by powers of two of such integers are exact while results stay below. Each operation takes the narrowest of float32, float64 and
-int64 that its worst case allows, so no rounding happens but the one that the operation asks for, and torch's convolutions do the sums.
-Convolution algorithms that work on transformed inputs (NNPACK's Winograd and FFT) would break this and are switched off.
+The default holds integers in floating point. A float32 holds every integer up to 2^24 and a float64 every integer up to 2^53. Sums,
+products and divisions by powers of two are exact as long as their results stay below these limits. Each operation takes the narrowest of
+float32, float64 and int64 that its worst case allows. So only the rounding that an operation asks for happens, and torch's fast
+convolutions can form the sums. Convolutions that work on transformed inputs (NNPACK's Winograd and FFT) would not be exact, and are
+switched off.
 """
 
 import numpy as np
@@ -15,10 +18,11 @@ from torch.nn import functional
 
 from dbq.errors import DbqError
 from dbq.integer import program as ops
-from dbq.integer.fixed_point import round_shift, signed_bits
+from dbq.integer.fixed_point import round_shift
+from dbq.integer.program import Program
 
 BLOCK = 1 << 16  # elements rescaled at a time: 512 KiB of float64 stay in a processor's cache
-ROW = 128  # elements of a row that a scale vector is repeated to: short rows are slow
+ROW = 128  # a scale vector is repeated to rows of so many elements, because short rows are slow
 
 
 def container(largest: int) -> torch.dtype:
@@ -31,8 +35,12 @@ def container_of(value: ops.Value) -> torch.dtype:
 
 
 @torch.inference_mode()
-def run(program: ops.Program, images: Tensor, exact: bool, observe: dict | None, keep: bool):
-    """See Program.run."""
+def run(program: Program, images: Tensor, exact: bool = False, observe: dict | None = None, keep: bool = False):
+    """Logits (N, classes) int64 of normalised float images, or of uint8 images if the program has their table.
+
+    exact: compute in int64, slowly. observe: a dict that receives {layer: (smallest, largest accumulator)}, widened from call to call.
+    keep: return (logits, {name: integers of every value}). Raises DbqError for images of another shape.
+    """
     if tuple(images.shape[1:]) != program.image_shape:
         raise DbqError(
             f"images of shape {tuple(images.shape[1:])}, the program is for {program.image_shape}",
@@ -56,22 +64,11 @@ def run(program: ops.Program, images: Tensor, exact: bool, observe: dict | None,
     return logits, values
 
 
-def check_accumulators(operation: ops.DotProducts, low: int, high: int, observe: dict | None) -> None:
-    """Record the accumulators seen and raise DbqError where they leave the configured width."""
-    limit = operation.accumulator_limit
-    if limit is not None and signed_bits(low, high) > limit:
-        raise DbqError(
-            f"layer {operation.layer}: accumulators from {low} to {high} overflow {limit} bits",
-            f"set engine.accumulator_bits to at least {signed_bits(low, high)} for these images, {operation.accumulator_bits} for all",
-        )
-    if observe is not None:
-        seen = observe.get(operation.layer, (low, high))
-        observe[operation.layer] = (min(low, seen[0]), max(high, seen[1]))
-
-
-def _must_look(operation: ops.DotProducts, observe) -> bool:
-    limit = operation.accumulator_limit
-    return observe is not None or (limit is not None and limit < operation.accumulator_bits)
+def _observe(operation: ops.DotProducts, sums: list[Tensor], observe: dict) -> None:
+    ends = [part.aminmax() for part in sums]
+    low, high = int(min(end.min for end in ends)), int(max(end.max for end in ends))
+    seen = observe.get(operation.layer, (low, high))
+    observe[operation.layer] = (min(low, seen[0]), max(high, seen[1]))
 
 
 def _quantize(program, operation: ops.Quantize, inputs, observe):
@@ -111,10 +108,10 @@ def sums_exact(operation: ops.DotProducts, x: Tensor) -> Tensor:
 
 
 def _dot_products_exact(program, operation, inputs, observe):
-    sums = sums_exact(operation, inputs[0])
-    if _must_look(operation, observe):
-        check_accumulators(operation, int(sums.min()), int(sums.max()), observe)
-    return rescale_exact(operation, list(sums))
+    sums = list(sums_exact(operation, inputs[0]))
+    if observe is not None:
+        _observe(operation, sums, observe)
+    return rescale_exact(operation, sums)
 
 
 def rescale_exact(operation: ops.DotProducts, sums: list[Tensor]) -> Tensor:
@@ -139,12 +136,11 @@ class _Prepared:
     """An operation's constants in the types that it runs in."""
 
     def __init__(self, operation: ops.DotProducts):
-        self.key = _versions(operation)
         branches, channels = operation.planes.shape[:2]
         self.sums = container(1 << (operation.accumulator_bits - 1))
         widest = operation.multipliers.abs().double().sum(0) * 2.0 ** (operation.accumulator_bits - 1) + operation.bias.abs()
         self.products = container(int(widest.max()))
-        # a convolution in groups can't have its branches stacked without a permutation of its outputs
+        # the branches of a convolution in groups can't be stacked: its outputs would come in another order
         self.stacked = operation.groups == 1
         kind = torch.float64 if self.sums == torch.int64 else self.sums
         weights = operation.planes.to(kind)
@@ -155,18 +151,6 @@ class _Prepared:
             powers = torch.from_numpy(np.ldexp(1.0, -operation.shifts.numpy()))
             self.multipliers = (operation.multipliers * powers).to(self.products).repeat(1, repeat)
             self.bias = (operation.bias * powers).to(self.products).repeat(repeat)
-
-
-def _versions(operation):
-    parts = (operation.planes, operation.multipliers, operation.bias, operation.shifts)
-    return tuple((id(part), part._version) for part in parts)
-
-
-def _prepare(program, operation) -> _Prepared:
-    ready = program._prepared.get(operation.output)
-    if ready is None or ready.key != _versions(operation):
-        ready = program._prepared[operation.output] = _Prepared(operation)
-    return ready
 
 
 def _sums(operation: ops.DotProducts, ready: _Prepared, x: Tensor) -> list[Tensor]:
@@ -187,13 +171,12 @@ def _rows(x: Tensor, width: int) -> Tensor:
 
 
 def _dot_products(program, operation: ops.DotProducts, inputs, observe):
-    ready = _prepare(program, operation)
+    ready = _Prepared(operation)
     if operation.accumulator_bits > 54:
         return _dot_products_exact(program, operation, [inputs[0].long()], observe)
     sums = _sums(operation, ready, inputs[0])
-    if _must_look(operation, observe):
-        ends = [part.aminmax() for part in sums]
-        check_accumulators(operation, int(min(end.min for end in ends)), int(max(end.max for end in ends)), observe)
+    if observe is not None:
+        _observe(operation, sums, observe)
     kind = container_of(program.values[operation.output])
     if ready.products == torch.int64:
         return rescale_exact(operation, [part.long() for part in sums]).to(kind)
@@ -229,7 +212,7 @@ def _dot_products(program, operation: ops.DotProducts, inputs, observe):
 def _rescale(program, operation: ops.Rescale, inputs, observe):
     source, target = program.values[operation.inputs[0]], program.values[operation.output]
     largest = max(abs(source.low), abs(source.high))
-    odd = operation.multiplier // (operation.multiplier & -operation.multiplier)  # the power of two in it costs no precision
+    odd = operation.multiplier // (operation.multiplier & -operation.multiplier)  # its power of two costs no precision
     kind = container(largest * odd)
     if kind == torch.int64:
         return _rescale_exact(program, operation, [inputs[0].long()], observe).to(container_of(target))

@@ -1,9 +1,9 @@
-"""The fixed-point arithmetic of the engine: how a real factor becomes an integer, how an integer is rounded, how wide a sum gets.
+"""Fixed-point arithmetic: how a real factor becomes an integer, how an integer is rounded, and how wide a sum gets.
 
-A factor f is a mantissa M and a shift s with f = M / 2^s. The mantissa is normalised: its magnitude uses all of `fixed_point_bits` bits,
-the sign stands beside it (negating a sum needs no multiplier). The factors of one output channel (one per branch) share the shift, chosen
-for the largest of them, so that their products are added before one shifter; channels have shifts of their own. This is what hardware
-builds: B integer multiplications, B - 1 additions, the bias, one shift with rounding.
+A factor f is a mantissa M and a shift s with f = M / 2^s. The mantissa is normalised: its magnitude uses all of `fixed_point_bits` bits.
+Its sign takes no bit of them, because a negated sum needs no multiplier. The factors of one output channel (one for each branch) share the
+shift, which is chosen for the largest of them, so that their products can be added before one shifter. Hardware builds the same: B integer
+multiplications, B - 1 additions, the addition of the bias, and one shift with rounding.
 """
 
 import numpy as np
@@ -13,12 +13,12 @@ from torch import Tensor
 from dbq.errors import DbqError
 
 BITS = (2, 32)  # smallest and largest width of a mantissa
-FLOAT32_BITS = 24  # of the training graph's own numbers
-LARGEST_SHIFT = 61  # of an int64
+FLOAT32_BITS = 24  # width of a mantissa of the training graph's own numbers
+LARGEST_SHIFT = 61  # that an int64 allows
 
 
 def check_bits(bits) -> int:
-    """Raise DbqError unless the mantissas' width is one that can be used."""
+    """Return the width of mantissas; DbqError for one that can't be used."""
     low, high = BITS
     if not isinstance(bits, int) or isinstance(bits, bool) or not low <= bits <= high:
         raise DbqError(
@@ -29,9 +29,10 @@ def check_bits(bits) -> int:
 
 
 def mantissas(factors, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integers M (B, C) and shifts s (C,) with factors (B, C) = M / 2^s, |M| < 2^bits, and the largest |M| of a channel >= 2^(bits-1).
+    """Integers M (B, C) and shifts s (C,) with factors (B, C) = M / 2^s but for rounding.
 
-    A channel of zeros has M = 0 and s = 0. The relative error of a channel's largest factor is at most 2^-bits.
+    Every |M| is below 2^bits, and the largest |M| of a channel is at least 2^(bits-1). So the relative error of a channel's largest factor
+    is at most 2^-bits. A channel of zeros has M = 0 and s = 0.
     """
     factors = np.asarray(factors, np.float64)
     largest = np.abs(factors).max(0)
@@ -48,7 +49,7 @@ def integers_at(values, shifts) -> np.ndarray:
 
 
 def round_shift(values: Tensor, shifts: Tensor) -> Tensor:
-    """values / 2^shifts rounded to integers, ties to even, in int64; a negative shift multiplies. shifts broadcast."""
+    """values / 2^shifts in int64, rounded to the nearest integer, ties to even. A negative shift multiplies. shifts broadcast."""
     right, left = shifts.clamp_min(0), (-shifts).clamp_min(0)
     quotient = values >> right  # towards minus infinity
     rest = values - (quotient << right)
@@ -63,21 +64,21 @@ def signed_bits(low: int, high: int) -> int:
 
 
 def unsigned_aware_bits(low: int, high: int) -> int:
-    """As signed_bits, without a sign bit where no value is negative."""
+    """Like signed_bits, but without a sign bit where no value is negative."""
     return int(high).bit_length() if low >= 0 else signed_bits(low, high)
 
 
 def sum_range(planes, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest sums (B, C) of integer planes (B, C, K) times inputs from low to high: the worst case over all inputs."""
+    """Smallest and largest sums (B, C) that integer planes (B, C, K) give for any inputs from low to high."""
     planes = np.asarray(planes, np.int64)
     positive, negative = np.where(planes > 0, planes, 0).sum(2), np.where(planes < 0, planes, 0).sum(2)
     return positive * low + negative * high, positive * high + negative * low
 
 
 def accumulator_bits(planes, low: int, high: int) -> int:
-    """Bits of the two's complement accumulator that no input between low and high can overflow, in whatever order it adds.
+    """Bits of the two's complement accumulator that no inputs from low to high can overflow, in whatever order they are added.
 
-    A partial sum may leave the range of the full sum where inputs have no zero, so 0 is always among the inputs.
+    0 always counts as a possible input: without it a partial sum could leave the range of the full sum.
     """
     smallest, largest = sum_range(planes, min(low, 0), max(high, 0))
     return signed_bits(int(smallest.min()), int(largest.max()))

@@ -1,77 +1,19 @@
-"""A trained layer as integers: its planes and scales, its batch norm as a gain and an offset, and both as fixed-point constants.
-
-Every quantizer is taken apart through the interface of quantizers/base.py, whatever its method: `decompose` gives ternary or binary planes
-with scales, `integers` and `step` give fixed-point weights, which are one plane of larger integers here.
-"""
+"""A trained layer as integer constants: its batch norm as a gain and an offset, then multipliers, a bias and shifts in fixed point."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
+from dbq.datasets.arrays import Split
+from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
 from dbq.integer import fixed_point
-from dbq.quantizers.base import WeightQuantizer
+from dbq.integer.planes import Parts
 
 FLOAT32_ROUNDING = 2.0**-24  # relative, of one operation of the training graph
 BIAS_BITS = 8  # a bias has at least so many bits more than a multiplier, also where the sums are narrow
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Hard weights (C, K) = sum_j scales[j, :, None] * planes[j]: planes (B, C, K) int64, scales (B, C) float64.
-
-    stored_scales: how many scales a model file holds.
-    """
-
-    coding: str
-    planes: np.ndarray
-    scales: np.ndarray
-    stored_scales: int
-    largest_difference: float  # between the layer's hard weights and the sum, relative to the largest weight
-
-
-def quantizer_of(layer: nn.Module) -> WeightQuantizer | None:
-    """The quantizer of a layer's weights; None for float weights."""
-    return layer.parametrizations.weight[0] if parametrize.is_parametrized(layer, "weight") else None
-
-
-@torch.no_grad()
-def take_apart(layer: nn.Module, name: str) -> Parts:
-    """Planes and scales of a layer's hard weights.
-
-    Raises DbqError for float weights, and for planes that don't give the hard weights: g2 * (a_1 P_1 + a_2 P_2) and
-    (g2 a_1) P_1 + (g2 a_2) P_2 may differ by float rounding, never by a level.
-    """
-    quantizer = quantizer_of(layer)
-    if quantizer is None:
-        raise DbqError(f"layer {name}: its weights are float", "give it `method` or a number of bits in the layer policy (policies)")
-    weight = layer.parametrizations.weight.original
-    if quantizer.coding == "fixed_point":
-        planes, scales = quantizer.integers(weight).flatten(1)[None], quantizer.step(weight).reshape(-1, 1)
-    else:
-        parts = quantizer.decompose(weight)
-        planes, scales = parts.planes, parts.scales
-    planes, stored = planes.cpu().numpy().astype(np.int64), scales.numel()
-    scales = np.ascontiguousarray(np.broadcast_to(scales.cpu().double().numpy(), (planes.shape[1], planes.shape[0])).T)
-    hard = _hard_weights(layer).flatten(1).cpu().double().numpy()
-    largest = np.abs(hard).max()
-    difference = float(np.abs((scales[:, :, None] * planes).sum(0) - hard).max() / largest) if largest > 0 else 0.0
-    if not difference < 1e-5:
-        raise DbqError(
-            f"layer {name}: the planes differ from the hard weights by {difference:.2g}", "the model file is damaged; train it again"
-        )
-    return Parts(quantizer.coding, planes, scales, stored, difference)
-
-
-def _hard_weights(layer: nn.Module) -> torch.Tensor:
-    training = layer.training
-    layer.eval()
-    weight = layer.weight.detach()
-    layer.train(training)
-    return weight
 
 
 @dataclass(frozen=True)
@@ -88,9 +30,14 @@ class Fold:
 
 @torch.no_grad()
 def fold(layer: nn.Module, name: str, norm: nn.Module | None, norm_name: str = "") -> Fold:
-    """y = gamma * (dot + bias - mean) / sqrt(variance + epsilon) + beta. Raises DbqError for a batch norm without statistics."""
+    """y = gamma * (dot + bias - mean) / sqrt(variance + epsilon) + beta.
+
+    Raises DbqError for a batch norm without statistics, and for numbers that aren't finite.
+    """
     channels = layer.weight.shape[0]
     bias = np.zeros(channels) if layer.bias is None else layer.bias.cpu().double().numpy()
+    if not np.isfinite(bias).all():
+        raise DbqError(f"layer {name}: its bias is not finite", "train the network again with a lower learning rate")
     if norm is None:
         return Fold(np.ones(channels), bias, np.abs(bias))
     if norm.running_mean is None:
@@ -108,6 +55,19 @@ def fold(layer: nn.Module, name: str, norm: nn.Module | None, norm_name: str = "
 
 
 @dataclass(frozen=True)
+class Slack:
+    """How far the integers' exact result, before it is rounded, can be from the training graph's float32 result for the same inputs x.
+
+    As a real number it is at most sum_k weights[c, k] * |x_k| + constant[c]. weights (C, K): the rounding of the multipliers, and (K + 16)
+    float32 roundings of the graph, times the magnitudes of the planes. constant (C,): the rounding of the bias, and 16 float32 roundings
+    of the terms of the batch norm.
+    """
+
+    weights: np.ndarray
+    constant: np.ndarray
+
+
+@dataclass(frozen=True)
 class Constants:
     """The integers of DotProducts, the range of its results before saturation, and how far they can be from the training graph."""
 
@@ -117,26 +77,13 @@ class Constants:
     accumulator_bits: int
     low: int
     high: int
-    slack: "Slack"
-
-
-@dataclass(frozen=True)
-class Slack:
-    """How far an exact result of the integers, before it is rounded, can be from the training graph's float32 result for the same inputs x:
-    at most sum_k weights[c, k] * |x_k| + constant[c], as a real number.
-
-    weights (C, K): the rounding of the multipliers, and (K + 16) float32 roundings of the graph, times the magnitudes of the planes.
-    constant (C,): the rounding of the bias, and 16 float32 roundings of the terms of the batch norm.
-    """
-
-    weights: np.ndarray
-    constant: np.ndarray
+    slack: Slack
 
 
 def constants(name: str, parts: Parts, folded: Fold, lsb_in: float, low_in: int, high_in: int, lsb_out: float | None, bits: int):
     """(Constants, lsb_out) of a layer whose inputs are integers from low_in to high_in.
 
-    lsb_out None: the largest power of two for which the largest multiplier of the layer is normalised and nothing is shifted (logits).
+    lsb_out None (logits): the power of two at which the layer's largest multiplier uses all of its bits and no shift is needed.
     """
     factors = parts.scales * folded.gain * lsb_in
     accumulator_bits = fixed_point.accumulator_bits(parts.planes, low_in, high_in)
@@ -148,7 +95,7 @@ def constants(name: str, parts: Parts, folded: Fold, lsb_in: float, low_in: int,
     else:
         factors, offset = factors / lsb_out, folded.offset / lsb_out
         _, shifts = fixed_point.mantissas(factors, bits)
-        # a bias that dwarfs the sums needs no more precision than the sums at full width would have
+        # a bias that is far larger than the sums needs no more precision than sums of full width have
         _, exponents = np.frexp(offset)
         widest = bits + max(accumulator_bits, BIAS_BITS)
         shifts = np.where((shifts > 0) | (np.abs(factors).max(0) > 0), shifts, widest)
@@ -161,7 +108,7 @@ def constants(name: str, parts: Parts, folded: Fold, lsb_in: float, low_in: int,
     product_bits = fixed_point.signed_bits(int(min(lows.min(), 0)), int(max(highs.max(), 0)))
     if product_bits > 62:
         raise DbqError(
-            f"layer {name}: the scaled sums need {product_bits} bits, more than the 62 of the engine",
+            f"layer {name}: the scaled sums need {product_bits} bits, more than 62",
             f"lower engine.fixed_point_bits (now {bits})",
         )
     results = fixed_point.round_shift(torch.from_numpy(np.stack([lows, highs]).astype(np.int64)), torch.from_numpy(shifts))
@@ -175,9 +122,6 @@ def constants(name: str, parts: Parts, folded: Fold, lsb_in: float, low_in: int,
 
 def pixel_table(step: float, low: int, high: int, mean, std) -> torch.Tensor:
     """(3, 256) int16: the quantized value of every pixel, with the float32 operations that normalise and quantize an image."""
-    from dbq.datasets.arrays import Split
-    from dbq.datasets.loader import Batches
-
     pixels = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
     images, _ = next(Batches(Split(pixels, torch.zeros(1, dtype=torch.int64)), 1, mean, std).in_order())
     return torch.mul(images[0, :, 0], 1 / step).round_().clamp_(low, high).to(torch.int16)

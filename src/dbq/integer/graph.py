@@ -1,4 +1,4 @@
-"""The traced graph of a quantized network, in the terms of the engine: which node is which operation, what reads what, in which shape."""
+"""The traced graph of a quantized network: which node is which kind of operation, which nodes read it, and in which shape."""
 
 import operator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class _Tracer(fx.Tracer):
 
 @dataclass
 class Graph:
-    """kinds: the engine's word for each node. results: what a node gives for one image (a shape for tensors; sizes as they are)."""
+    """kinds: the kind of each node, by the names in `_kind`. results: what a node gives for one image: the shape of a tensor, or a size."""
 
     network: nn.Module
     nodes: list[fx.Node]
@@ -38,7 +38,7 @@ class Graph:
         return self.traced.get_submodule(node.target)
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Without the batch."""
+        """The shape of a node's tensor, without the batch."""
         return tuple(self.results[node][1:])
 
     def source(self, node: fx.Node) -> fx.Node:
@@ -117,14 +117,14 @@ def _kind(node: fx.Node, traced) -> str:
         return "move"
     raise DbqError(
         f"node {node.name}: the integer engine has no operation for {getattr(node.target, '__name__', node.target)}",
-        "use the modules and calls of the four networks (dbq.networks)",
+        "use modules and calls that dbq.networks uses",
     )
 
 
 def _remedy(module) -> str:
     if isinstance(module, RELUS):
         return "set activation_bits below 32: its output is a float activation"
-    return "use the modules and calls of the four networks (dbq.networks)"
+    return "use modules and calls that dbq.networks uses"
 
 
 def _module_kind(module) -> str | None:
@@ -140,7 +140,7 @@ def _module_kind(module) -> str | None:
 
 
 def _arithmetic_on_sizes(node) -> bool:
-    """Sizes are numbers once the image's size is known."""
+    """Whether a node computes with sizes, which are plain numbers once the image's size is known."""
     first = node.args[0] if node.args else None
     if not isinstance(first, fx.Node):
         return False
@@ -164,9 +164,9 @@ def _check_average(node) -> None:
 
 
 def moved(graph: Graph, node: fx.Node) -> tuple[fx.Node, object]:
-    """The node that a chain of moves starts from, and where each of its elements goes: an index tensor in the shape of the node's result.
+    """The node that a chain of moves starts from, and an index tensor: which element of it stands where in the result of the chain.
 
-    The chain is run on the numbers 0, 1, .. of the source's elements, for a batch of one image.
+    The chain is run on the numbers 0, 1, .. of the first node's elements, for a batch of one image.
     """
     chain, source = [], node
     while graph.kinds[source] in ("move", "alias"):
@@ -189,7 +189,7 @@ def moved(graph: Graph, node: fx.Node) -> tuple[fx.Node, object]:
 
 
 def whole_channels(index, shape: tuple[int, ...]) -> Tensor | None:
-    """Channels (C',) if the index tensor takes whole channels of (C, H, W) or of (C,)."""
+    """The channels (C',) that an index tensor takes of (C, H, W) or of (C,); None if it doesn't take whole channels."""
     if not isinstance(index, Tensor) or index.ndim != len(shape) + 1 or index.shape[0] != 1 or index.shape[2:] != shape[1:]:
         return None
     pixels = torch.Size(shape[1:]).numel()

@@ -1,11 +1,10 @@
-"""Replay a trained quantized network in integers, and find how wide its fixed-point constants have to be.
+"""Replay a trained quantized network in integers, and find how wide its multipliers have to be.
 
-    network = replay.load(experiment, model).network
-    agreement = integer.replay(network, batches)              # every layer of every image beside the training graph
-    width, table = integer.smallest_width(network, batches)   # of the multipliers, for the same top-1
+    agreement = replay(network, batches)              # every layer of every image beside the training graph
+    width, table = smallest_width(network, batches)   # of the multipliers, for the same top-1
 
-From an image's quantized pixels to its logits every number is an integer (program.py); which integers, and how float constants become
-integers, is written in fold.py and fixed_point.py.
+`batches` has a method in_order() that gives (normalised images, labels), as dbq.datasets.loader.Batches has. From an image's quantized
+pixels to its logits every number is an integer (program.py). fold.py and fixed_point.py say how float constants become integers.
 """
 
 import copy
@@ -21,6 +20,7 @@ from dbq.errors import DbqError
 from dbq.integer import fixed_point
 from dbq.integer.agreement import Comparison, SiteAgreement
 from dbq.integer.compile import Compiled, Widths, compile_network
+from dbq.integer.execute import run
 from dbq.integer.program import Program
 
 WIDTHS = tuple(range(2, 17))
@@ -28,11 +28,11 @@ WIDTHS = tuple(range(2, 17))
 
 @dataclass
 class Agreement:
-    """top1 in percent; `graph` is the training graph in float32, as it was trained, `float64` the same graph without float32's rounding.
+    """The program (`engine`) beside the training graph in float32, as it was trained (`graph`), and in float64. top1 in percent.
 
-    disagreeing: positions of the images whose class isn't the graph's; disagreeing_float64: isn't that of the graph in float64.
-    logit_difference: the largest difference from a logit of the graph in float64, over the range of its logits. sites: in forward order.
-    accumulators: per layer, bits in the worst case and as observed.
+    disagreeing: positions of the images that the engine classifies differently from the graph in float32; disagreeing_float64: from the
+    graph in float64. logit_difference: the largest difference from a logit of the graph in float64, over the range of its logits.
+    sites: in forward order. accumulators: of each layer, the bits of the worst case and those that the images needed.
     """
 
     images: int
@@ -49,7 +49,7 @@ class Agreement:
 
     @property
     def unexplained(self) -> int:
-        """Integers that neither float rounding nor the rounding of constants explains: 0 in a correct engine."""
+        """Integers that neither float rounding nor the rounding of constants explains: 0 if the program is right."""
         return sum(site.unexplained for site in self.sites)
 
 
@@ -65,12 +65,12 @@ def replay(
     compiled: Compiled | None = None,
     program: Program | None = None,
 ) -> Agreement:
-    """Run the engine and the training graph on every batch of `batches.in_order()` and compare their classes, activations and logits.
+    """Run the program and the training graph on every batch and compare their classes, activations and logits.
 
-    checked: compare the activations of the first batches that hold so many images only (None: of all); it takes three times as long as the
-    classes alone. compiled: of compile_network, to save its time. program: another program to hold against the graph, e.g. one read
-    from a file. Raises DbqError as compile_network and Program.run do, and where this machine's float convolutions don't give the exact
-    integers.
+    checked: activations are compared in the first batches that hold so many images (None: in all), which takes three times as long as the
+    classes alone. compiled: a result of compile_network, to save its time. program: another program to compare with the graph, for example
+    one that was read from a file. Raises DbqError as compile_network and execute.run do, and on a machine whose float convolutions aren't
+    exact.
     """
     if compiled is None:
         compiled = compile_network(network, image_shape(batches), settings)
@@ -82,10 +82,10 @@ def replay(
         if not labels:
             check_exact(program, images[:1])
         if checked is None or sum(map(len, labels)) < checked:
-            logits, integers = program.run(images, observe=observed, keep=True)
+            logits, integers = run(program, images, observe=observed, keep=True)
             graph = comparison.compare(images, integers)
         else:
-            logits = program.run(images, observe=observed)
+            logits = run(program, images, observe=observed)
             with torch.no_grad():
                 graph = network(images)
         with torch.no_grad():
@@ -109,7 +109,7 @@ def _top1(logits: Tensor, labels: Tensor) -> float:
 
 
 def accumulators(program: Program, observed: dict[str, tuple[int, int]]) -> list[dict]:
-    """Per layer: bits in the worst case, and those that the observed sums need."""
+    """Of each layer: bits of the worst case, and those that the observed sums need."""
     rows = []
     for operation in program.dot_products():
         bits = fixed_point.signed_bits(*observed[operation.layer])
@@ -119,27 +119,27 @@ def accumulators(program: Program, observed: dict[str, tuple[int, int]]) -> list
 
 def check_exact(program: Program, images: Tensor) -> None:
     """Raise DbqError unless the fast arithmetic gives the integers of int64 arithmetic for these images, in every value."""
-    _, fast = program.run(images, keep=True)
-    _, exact = program.run(images, exact=True, keep=True)
+    _, fast = run(program, images, keep=True)
+    _, exact = run(program, images, exact=True, keep=True)
     for name, integers in exact.items():
         if not torch.equal(fast[name].long(), integers):
             raise DbqError(
                 f"{name}: this machine's floating-point convolutions don't give exact integers",
-                "run the program with exact=True; look for settings that lower the precision of float32",
+                "switch off settings that lower the precision of float32, or run the program with exact=True",
             )
 
 
 def top1(program: Program, batches) -> float:
-    """Percent of correct classes of the engine."""
-    logits, labels = zip(*((program.run(images), targets.cpu()) for images, targets in batches.in_order()), strict=True)
+    """Percent of the images that the program classifies correctly."""
+    logits, labels = zip(*((run(program, images), targets.cpu()) for images, targets in batches.in_order()), strict=True)
     return _top1(torch.cat(logits), torch.cat(labels))
 
 
 @torch.no_grad()
 def width_table(network: nn.Module, batches, widths: Iterable[int] = WIDTHS, settings: Widths | None = None) -> list[dict]:
-    """For each width of the multipliers: fixed_point_bits, top1 of the engine and of the training graph, and images of another class.
+    """For each width of the multipliers: fixed_point_bits, top1 of the program and of the training graph, and images of another class.
 
-    The graph computes in float64: in float32 it rounds its own sums, and no width brings the engine to where that ends.
+    The graph computes in float64. In float32 it rounds its own sums, and no width of the multipliers would reproduce that.
     """
     shape, pairs, exact = image_shape(batches), [], copy.deepcopy(network).double()
     for images, targets in batches.in_order():
@@ -149,7 +149,7 @@ def width_table(network: nn.Module, batches, widths: Iterable[int] = WIDTHS, set
     rows = []
     for width in widths:
         program = compile_network(network, shape, replace(settings or Widths(), fixed_point_bits=width)).program
-        engine = torch.cat([program.run(images).argmax(1) for images, _ in batches.in_order()])
+        engine = torch.cat([run(program, images).argmax(1) for images, _ in batches.in_order()])
         rows.append({
             "fixed_point_bits": width, "top1": 100.0 * float((engine == labels).sum()) / len(labels), "top1_graph": top1_graph,
             "disagreeing": int((engine != graph).sum()),
@@ -160,7 +160,7 @@ def width_table(network: nn.Module, batches, widths: Iterable[int] = WIDTHS, set
 def smallest_width(
     network: nn.Module, batches, tolerance: float = 0.0, widths: Iterable[int] = WIDTHS, settings: Widths | None = None
 ) -> tuple[int, list[dict]]:
-    """The smallest width from which on every wider one of `widths` keeps top-1 within `tolerance` points of the training graph's or better.
+    """The smallest of `widths` whose top-1, and that of every wider one, is at most `tolerance` points below the training graph's.
 
     Choose it on validation images. Returns the width and the table of all widths. Raises DbqError if even the widest loses more.
     """
@@ -180,14 +180,14 @@ def smallest_width(
     return found, table
 
 
-def interleaved_speed(runs: dict[str, Callable[[Tensor], object]], images: Tensor, repeats: int = 9) -> dict[str, float]:
-    """Images per second of several ways to run the same images, taken in turns so that a busy machine slows all of them; medians."""
-    seconds = {name: [] for name in runs}
+def interleaved_speed(ways: dict[str, Callable[[Tensor], object]], images: Tensor, repeats: int = 9) -> dict[str, float]:
+    """Images per second of several ways to run the same images: medians, taken in turns, so that a busy machine slows all of them."""
+    seconds = {name: [] for name in ways}
     with torch.inference_mode():
         for turn in range(repeats + 1):
-            for name, run in runs.items():
+            for name, way in ways.items():
                 start = time.perf_counter()
-                run(images)
-                if turn:  # the first turn prepares
+                way(images)
+                if turn:  # the first turn warms up
                     seconds[name].append(time.perf_counter() - start)
     return {name: len(images) / statistics.median(times) for name, times in seconds.items()}

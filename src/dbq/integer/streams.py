@@ -1,8 +1,8 @@
-"""How fine the unquantized values are: one lsb for every group of values that are added or concatenated with one another.
+"""The lsb of every stream: values that are added or concatenated with one another share one.
 
-The training graph leaves layer outputs, sums and concatenations in float until a quantizer reads them. The engine carries them as integers
-whose lsb is the finest step that reads the group divided by 2^max(fixed_point_bits - bits of that quantizer, 0): the range of the reader
-then takes as many bits as a multiplier has, and going from the stream to that reader's grid is a shift.
+The training graph keeps layer outputs, sums and concatenations in float until a quantizer reads them. Here they are integers. Their lsb
+is the finest step of the quantizers that read the group, divided by 2^max(fixed_point_bits - bits of that quantizer, 0). So the range of
+that quantizer takes as many bits as a multiplier has, and the way from the stream to the quantizer's grid is a shift.
 """
 
 from torch import fx
@@ -10,7 +10,7 @@ from torch import fx
 from dbq.insertion.activations import ActivationQuantizer
 from dbq.integer.graph import Graph
 
-FREE = ("layer", "batch_norm", "add", "concatenate")  # kinds of nodes whose lsb the engine chooses
+FREE = ("layer", "batch_norm", "add", "concatenate")  # kinds of nodes whose lsb is chosen here
 
 
 def root(graph: Graph, node: fx.Node) -> fx.Node:
@@ -21,7 +21,7 @@ def root(graph: Graph, node: fx.Node) -> fx.Node:
 
 
 def operands(graph: Graph, node: fx.Node) -> tuple:
-    """What a node adds or concatenates."""
+    """The nodes that a node adds or concatenates; () for other nodes."""
     kind = graph.kinds[node]
     return tuple(node.args[0]) if kind == "concatenate" else tuple(node.args[:2]) if kind == "add" else ()
 

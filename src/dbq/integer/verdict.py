@@ -1,36 +1,40 @@
-"""Is the counted network the trained one? The engine replays the whole test set in integers, and more than a stated disagreement fails.
+"""Does the program classify as the training graph does? It replays all test images, and more than a stated difference is an error.
 
-The smallest width of the multipliers is chosen on validation images; the test images only judge the width that params.yaml sets.
+Validation images choose the smallest width of the multipliers. Test images only judge the width that params.yaml sets.
 """
+
+from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from dbq import datasets, networks
-from dbq.datasets.arrays import Split
 from dbq.errors import DbqError
 from dbq.files import write_json
-from dbq.integer import replay as integer
 from dbq.integer.compile import Widths, compile_network
-from dbq.settings.resolve import EngineSettings, Row
-from dbq.training import runs
+from dbq.integer.execute import run
+from dbq.integer.replay import Agreement, image_shape, interleaved_speed, replay, smallest_width
+
+if TYPE_CHECKING:
+    from dbq.settings import EngineSettings
 
 SPEED_IMAGES = 256
-WIDTHS = (4, 8, 12, 16, 24)  # and the one that params.yaml sets
+WIDTHS = (4, 8, 12, 16, 24)  # that are tried beside the one that params.yaml sets
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """speed_ratio: images per second of the engine over those of the float network, measured in turns on this machine."""
+    """smallest_width: of the multipliers, found on `width_images` validation images. bound: points of top1 that program and training graph
+    (in float64) may differ. speed_ratio: images per second of the program over those of the float network, measured in turns."""
 
-    agreement: integer.Agreement
+    agreement: Agreement
     widths: list[dict]
     smallest_width: int
     width_images: int
-    bound: float  # points of top1 from the training graph in float64
+    bound: float
     speed_ratio: float
 
     def holds(self) -> bool:
@@ -50,43 +54,39 @@ class Verdict:
         }  # fmt: skip
 
 
-def judge(experiment: Row, network: nn.Module, data, config: EngineSettings) -> Verdict:
-    """Replay the network (first seed, evaluation mode) on the prepared data set in the folder `data`."""
-    prepared = datasets.load(Path(data), ("val", "test"))
-    splits, manifest = prepared.splits, prepared.manifest
-    settings = Widths(config.fixed_point_bits, config.accumulator_bits)
-    test = runs.batches(splits["test"], manifest, config.batch_size, "cpu")
-    compiled = compile_network(network, integer.image_shape(test), settings)
-    agreement = integer.replay(network, test, settings, checked=config.checked_images, compiled=compiled)
-    part = Split(splits["val"].images[: config.width_images], splits["val"].labels[: config.width_images])
-    validation = runs.batches(part, manifest, config.batch_size, "cpu")
-    widths = {*WIDTHS, config.fixed_point_bits}
-    smallest, table = integer.smallest_width(network, validation, _bound(config, len(part.labels)), widths, settings)
-    bound = _bound(config, agreement.images)
-    return Verdict(agreement, table, smallest, len(part.labels), bound, _speed_ratio(experiment, compiled.program, test))
+def judge(network: nn.Module, float_network: nn.Module, test, validation, settings: EngineSettings) -> Verdict:
+    """Replay a quantized network in evaluation mode on test images, and find the smallest width on validation images.
 
-
-def _bound(config: EngineSettings, images: int) -> float:
-    """Points of top1; a few hundred images can't show less than one of them."""
-    return max(config.top1_bound, 100.0 / images)
-
-
-def _speed_ratio(experiment: Row, program, batches) -> float:
-    images = next(iter(batches.in_order()))[0][:SPEED_IMAGES]
-    float_network = networks.build(experiment.network, experiment.dataset_settings.classes, experiment.dataset_settings.form)
+    float_network: the same network without quantizers, which the speed is compared with; its weights don't matter. test, validation:
+    batches as for replay(), of settings.batch_size; validation holds the first settings.width_images images.
+    """
+    widths = Widths(settings.fixed_point_bits, settings.accumulator_bits)
+    compiled = compile_network(network, image_shape(test), widths)
+    agreement = replay(network, test, checked=settings.checked_images, compiled=compiled)
+    images = sum(len(labels) for _, labels in validation.in_order())
+    tried = {*WIDTHS, settings.fixed_point_bits}
+    smallest, table = smallest_width(network, validation, _bound(settings, images), tried, widths)
+    part = next(iter(test.in_order()))[0][:SPEED_IMAGES]
     float_network = float_network.eval().to(memory_format=torch.channels_last)
-    speeds = integer.interleaved_speed({"float": float_network, "engine": program.run}, images, repeats=3)
-    return speeds["engine"] / speeds["float"]
+    ways = {"float": float_network, "engine": lambda images: run(compiled.program, images)}
+    speeds = interleaved_speed(ways, part, repeats=3)
+    ratio = speeds["engine"] / speeds["float"]
+    return Verdict(agreement, table, smallest, images, _bound(settings, agreement.images), ratio)
+
+
+def _bound(settings: EngineSettings, images: int) -> float:
+    """Points of top1, at least those of one image: on a few hundred images that is more than the bound."""
+    return max(settings.top1_bound, 100.0 / images)
 
 
 def demand(verdict: Verdict, key: str) -> None:
-    """Raise DbqError when the engine isn't the training graph."""
+    """Raise DbqError, naming the row, where program and training graph differ by more than the bound or more than rounding explains."""
     if not verdict.holds():
         agreement = verdict.agreement
         raise DbqError(
-            f"experiments.{key}: the engine gives {agreement.top1_engine:.2f} % and the training graph {agreement.top1_float64:.2f} % "
+            f"rows.{key}: the integers give {agreement.top1_engine:.2f} % and the training graph {agreement.top1_float64:.2f} % "
             f"(bound {verdict.bound:.2f} points), {agreement.unexplained} integers that rounding doesn't explain",
-            "raise engine.fixed_point_bits; unexplained integers mean a damaged model or a wrong engine",
+            "raise engine.fixed_point_bits; if integers are unexplained, train the row again",
         )
 
 
