@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
-from dbq.insertion.policies import compile_quantizers, weight_quantizers
+from dbq.insertion.policies import use_compiled_kernels, weight_quantizers
 from dbq.training import optimiser as optimisers
 from dbq.training import precision
 from dbq.training.checkpoints import Checkpoint
@@ -139,7 +139,7 @@ class Trainee:
         self.autocast = precision.autocast(network, recipe.precision, log)
         precision.fp32_is_fp32()
         if recipe.kernels == "compiled":
-            compile_quantizers(network)
+            use_compiled_kernels(network)
         self.step = Step(network, optimiser, self.forward_and_loss, log=log)
 
     def epoch(self, train: Batches, epoch: int, steps: int) -> dict:
