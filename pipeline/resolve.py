@@ -37,8 +37,7 @@ def main() -> None:
 
 def stages(plan: Plan) -> list[Stage]:
     """Every stage of the profile but `settings` itself."""
-    known = [planned.settings for planned in plan.datasets.values() if planned.settings]
-    common = {"profile": plan.profile, "smoke": bool(known) and all(one.stand_in for one in known)}
+    common = {"profile": plan.profile, "smoke": all(planned.settings.stand_in for planned in plan.datasets.values())}
     found = [_prepare(plan, planned, common) for planned in plan.datasets.values()]
     found += [_pretrain(plan, planned, common) for planned in plan.starts.values()]
     for planned in plan.rows.values():
@@ -52,10 +51,9 @@ def stages(plan: Plan) -> list[Stage]:
 
 
 def _prepare(plan: Plan, planned: Planned, common: dict) -> Stage:
-    modules = [f"dbq.datasets.{planned.settings.source}"] if planned.settings else []
     return Stage(
         "prepare", **common, key=planned.key, reason=planned.reason, dataset=planned.settings, inputs={"data": _data(plan, planned.key)},
-        code=_code("prepare", modules),
+        code=_code("prepare"),
     )  # fmt: skip
 
 

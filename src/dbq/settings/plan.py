@@ -46,10 +46,10 @@ class Faults(DbqError):
 
 @dataclass(frozen=True)
 class Planned:
-    """settings: a DatasetSettings, Start or Row; None for a data set that the profile doesn't name. reason: why it isn't run, or None."""
+    """settings: a DatasetSettings, Start or Row. reason: why it isn't run, or None."""
 
     key: str
-    settings: Settings | None
+    settings: Settings
     reason: str | None = None
 
 
@@ -134,7 +134,7 @@ class _Resolver:
         self.entry = self.profile(profile)
         _check_keys(self.entry, PROFILE_KEYS, f"profiles.{profile}")
         datasets = {name: self.attempt(lambda name=name: self.dataset(name, at_hand)) for name in self._keys("datasets")}
-        self.planned_datasets = {name: made or Planned(name, None, "its settings are wrong") for name, made in datasets.items()}
+        self.planned_datasets = {name: made for name, made in datasets.items() if made}
         self.planned_starts: dict[str, Planned] = {}
         for key in self._keys("starts"):
             if made := self.attempt(lambda key=key: self.start(key)):
@@ -188,19 +188,20 @@ class _Resolver:
     def dataset(self, name: str, at_hand) -> Planned:
         where = f"profiles.{self.name}.datasets.{name}"
         entry = self.entry["datasets"].get(name)
-        if entry is None:
-            return Planned(name, None, f"the profile {self.name} doesn't name it")
         if not isinstance(entry, dict) or "source" not in entry:
             raise DbqError(f"{where}: no source", "write {source: NAME, ..} with a key of `sources`")
         keys = changed(preset(self.params["sources"], entry["source"], where, "source"), entry)
         settings = parse(DatasetSettings, keys, where)
         return Planned(name, settings, at_hand(settings) if at_hand else None)
 
-    def start(self, key: str) -> Planned:
+    def start(self, key: str) -> Planned | None:
         where = f"starts.{key}"
         entry = self._entry("starts", key, START_KEYS)
         weights = (self.entry.get("weights") or {}).get(key)
-        data = self._dataset_of(entry, where)
+        lookup(dict.fromkeys(self.params["datasets"]), entry.get("dataset"), f"{where}.dataset", "data set")
+        if entry["dataset"] not in self.planned_datasets:
+            return None  # the data set's own fault says it
+        data = self.planned_datasets[entry["dataset"]]
         values = {
             "key": key, "profile": self.name, "network": entry.get("network"), "dataset": entry["dataset"],
             "dataset_settings": data.settings, "training": self.schedule(entry.get("schedule", "float"), where, {}, {}),
@@ -212,7 +213,7 @@ class _Resolver:
             raise DbqError(f"profiles.{self.name}.weights.{key}: {weights} holds a {made.weights.network}", f"name a {made.network}'s")
         return Planned(key, made, data.reason)
 
-    def row(self, key: str) -> Planned:
+    def row(self, key: str) -> Planned | None:
         where = f"rows.{key}"
         links = chain(self.params["rows"], key, where, "row")
         given: dict = {}
@@ -224,7 +225,7 @@ class _Resolver:
                 )  # fmt: skip
         start = lookup(self.params["starts"], given.get("start"), f"{where}.start", "start")
         if given["start"] not in self.planned_starts:
-            raise DbqError(f"{where}.start: {given['start']} has faults of its own", "mend them first")
+            return None  # the start's own fault says it
         begun = self.planned_starts[given["start"]]
         seeds, changes = self.seeds(key)
         quantizer = self.quantizer(given.get("quantizer"), key, where)
@@ -292,12 +293,6 @@ class _Resolver:
             raise DbqError(f"{section}.{key}: {entry!r} is not a mapping", "write key: value pairs")
         _check_keys(entry, keys, f"{section}.{key}")
         return entry
-
-    def _dataset_of(self, entry: dict, where: str) -> Planned:
-        found = lookup(self.planned_datasets, entry.get("dataset"), f"{where}.dataset", f"data set of the profile {self.name}")
-        if found.settings is None:
-            raise DbqError(f"{where}.dataset: {entry['dataset']}: {found.reason}", "mend it first")
-        return found
 
 
 def _check_keys(entry: dict, known: tuple[str, ...], where: str) -> None:

@@ -56,9 +56,7 @@ class Stage:
 
 
 def _planned_json(planned: Planned) -> dict:
-    return {
-        "key": planned.key, "reason": planned.reason, "settings": planned.settings.model_dump(mode="json") if planned.settings else None
-    }  # fmt: skip
+    return {"key": planned.key, "reason": planned.reason, "settings": planned.settings.model_dump(mode="json")}
 
 
 def load(path) -> Stage:
@@ -81,7 +79,7 @@ def _plan(sections: dict, parsed: dict) -> Plan:
     kinds = {"datasets": DatasetSettings, "starts": Start, "rows": Row}
     read = {
         section: {
-            one["key"]: Planned(one["key"], kinds[section].model_validate(one["settings"]) if one["settings"] else None, one["reason"])
+            one["key"]: Planned(one["key"], kinds[section].model_validate(one["settings"]), one["reason"])
             for one in sections[section]
         }
         for section in kinds
