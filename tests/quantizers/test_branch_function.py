@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dbq.quantizers import branch_function
+from dbq.quantizers import branch_function, sigmoids
 from dbq.quantizers.branch_function import BranchQuantize
-from dbq.quantizers.levels import ternary_vectors
+from dbq.quantizers.levels import levels_and_planes, midpoints, ternary_vectors
 
 
 def problem(branches, groups, seed):
@@ -93,8 +93,6 @@ def test_soft_tends_to_hard_as_the_temperature_grows():
 @settings(deadline=None, max_examples=25)
 def test_a_weight_on_a_threshold_takes_the_level_above(scale, branches):
     a = torch.tensor([[scale, scale / 3, scale / 9][:branches]])
-    from dbq.quantizers.levels import levels_and_planes, midpoints
-
     levels, _ = levels_and_planes(a)
     one = torch.tensor(1.0)
     assert torch.equal(branch_function.hard(midpoints(levels), a, one, one), levels[:, 1:])
@@ -114,7 +112,7 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     w, a, g1, g2, temperature = problem(2, 1, 4)
     results = []
     for size in (1 << 17, 40):
-        monkeypatch.setattr(branch_function, "BLOCK", size)
+        monkeypatch.setattr(sigmoids, "BLOCK", size)
         leaves = [value.clone().requires_grad_() for value in (w, a, g1, g2)]
         output = apply(*leaves, temperature, False)
         results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])

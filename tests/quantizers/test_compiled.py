@@ -1,6 +1,7 @@
-"""The compiled kernels give what the operations of branch_function.py give, whose gradient finite differences confirm."""
+"""The compiled kernels compute what the operations of branch_function.py compute, whose gradient finite differences confirm."""
 
 import copy
+import functools
 import re
 import shutil
 
@@ -8,40 +9,57 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_settings import settings_of
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dbq.benchmark import overhead
 from dbq.errors import DbqError
+from dbq.insertion import policies
 from dbq.quantizers import branch_function, compiled, together
+from dbq.quantizers.branch_function import BranchQuantize, OneLayer
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.levels import midpoints, sorted_levels
-from dbq.settings import policies
-from dbq.settings import resolve as config
-from dbq.settings.quantizers import DbqSettings, TemperatureSettings
 
 WHY_NOT = compiled.why_not(torch.device("cpu"))
 needs_a_compiler = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
-@given(seed=st.integers(0, 10_000), branches=st.integers(1, 3), heat=st.floats(0.5, compiled.LARGEST))
+@pytest.fixture
+def uncompiled():
+    """The kernels' operations one by one, for any type and without a compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "_kernel", lambda function: function)
+        yield
+
+
+def network(layers, **changes):
+    torch.manual_seed(len(layers))
+    result = nn.Sequential(*(nn.Conv2d(*sizes) for sizes in layers)).to(memory_format=torch.channels_last)
+    for layer in result:
+        parametrize.register_parametrization(layer, "weight", BranchQuantizer(layer.weight, settings_of("dbq", **changes)))
+    together.attach(result)
+    return result
+
+
+@given(seed=st.integers(0, 10_000), branches=st.integers(1, 3), temperature=st.floats(0.5, compiled.LARGEST))
 @settings(deadline=None, max_examples=40)
-def test_the_formulas_for_pairs_of_thresholds(seed, branches, heat):
+def test_the_formulas_for_pairs_of_thresholds(seed, branches, temperature):
     """Uncompiled, in float64, against the sigmoids themselves; weights far outside the levels included."""
     generator = torch.Generator().manual_seed(seed)
     w, grad = (torch.randn(3, 20, generator=generator, dtype=torch.float64) for _ in range(2))
     w *= 10 ** torch.empty(3, 1, dtype=torch.float64).uniform_(-2, 1, generator=generator)
     levels, _ = sorted_levels(torch.rand(1, branches, generator=generator, dtype=torch.float64) + 0.05)
     levels = levels / levels[:, -1:]
-    g1, g2, temperature = (torch.full((1, 1), value, dtype=torch.float64) for value in (0.8, 1.3, heat))
+    scalars = [torch.full((1, 1), value, dtype=torch.float64) for value in (0.8, 1.3, temperature)]
     rows = torch.zeros(3, dtype=torch.int64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "_kernel", lambda function: function)
-        w_grad, dots, by_level, at_threshold = compiled.gradients(w, grad, levels, g1, g2, temperature, rows)
+        w_grad, dots, by_level, at_threshold = compiled.gradients(w, grad, levels, *scalars, rows)
+        single = compiled.gradients(*(value.float() for value in (w, grad, levels, *scalars)), rows)[0].double()
     thresholds, gaps = midpoints(levels)[0], levels.diff(dim=1)[0]
-    distance = heat * (0.8 * w[:, None] - thresholds[:, None])
+    distance = temperature * (0.8 * w[:, None] - thresholds[:, None])
     slopes = grad[:, None] * torch.sigmoid(distance) * torch.sigmoid(-distance)
-    expected = heat * 0.8 * 1.3 * (gaps[:, None] * slopes).sum(1)
+    expected = temperature * 0.8 * 1.3 * (gaps[:, None] * slopes).sum(1)
     close = {"rtol": 1e-9, "atol": 1e-13}
     torch.testing.assert_close(w_grad, expected, **close)
     torch.testing.assert_close(dots[:, 0], (expected * w).sum(1), **close)
@@ -50,29 +68,37 @@ def test_the_formulas_for_pairs_of_thresholds(seed, branches, heat):
     index = torch.bucketize(0.8 * w, thresholds, right=True)
     sums = torch.stack([torch.where(index == level, grad, 0.0).sum(1) for level in range(levels.shape[1])], 1)
     torch.testing.assert_close(by_level, (sums - sums.flip(1)) / 2)
-    if heat > 0.5 * compiled.LARGEST:  # where float32 could overflow
-        single = [value.float() for value in (w, grad, levels, g1, g2, temperature)]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(compiled, "_kernel", lambda function: function)
-            in_float32 = compiled.gradients(*single, rows)[0].double()
-        torch.testing.assert_close(in_float32, w_grad, rtol=1e-3, atol=1e-3 * float(w_grad.abs().max()))
+    if temperature > 0.5 * compiled.LARGEST:  # where float32 could overflow
+        torch.testing.assert_close(single, w_grad, rtol=1e-3, atol=1e-3 * float(w_grad.abs().max()))
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.8, 0.3), (0.8, 0.31, 0.13)])
+def test_a_weight_on_a_threshold_counts_in_the_level_that_it_takes(uncompiled, scales):
+    """In the gradients of a and g2 too, above and below 0. dQ/dg2 = Q / g2 says so without any code for gradients."""
+    a, g1, g2, temperature = (torch.tensor([value], dtype=torch.float64) for value in (scales, [1.0], [1.3], [5.0]))
+    w = midpoints(sorted_levels(a)[0])  # one weight on each threshold
+    grad = torch.randn(w.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for use_compiled in (False, True):
+        leaves = [value.clone().requires_grad_() for value in (a, g1, g2, w)]
+        rows_of, ones = OneLayer(w, 1), torch.ones(1, 1, dtype=torch.float64)
+        (output,) = BranchQuantize.apply(rows_of, True, use_compiled, *leaves[:3], temperature, ones, leaves[3])
+        output.backward(grad)
+        assert float(leaves[2].grad) == pytest.approx(float((grad * output.detach()).sum() / 1.3), rel=1e-12)
+        found.append([output.detach(), *(leaf.grad for leaf in leaves)])
+    for eager, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, eager)
 
 
 @needs_a_compiler
 @pytest.mark.parametrize("branches", [1, 2])
 def test_a_step_of_a_network_is_the_same(branches):
-    torch.manual_seed(branches)
-    config = DbqSettings(branches, "hard", TemperatureSettings("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
-    layers = [nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3)]
-    eager = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-    for layer in layers:
-        parametrize.register_parametrization(layer, "weight", BranchQuantizer(layer.weight, config))
+    eager = network([(3, 64, 3), (64, 64, 3)], branches=branches)
     quick = copy.deepcopy(eager)
-    policies.compile_quantizers(quick)
+    policies.use_compiled_kernels(quick)
+    assert [layer.parametrizations.weight[0].compiled for layer in (*eager, *quick)] == [False, False, True, True]
     images, outputs = torch.randn(2, 3, 9, 9), []
     for model in (eager, quick):
-        together.attach(model)
-        model.train()
         outputs.append(model(images))
         outputs[-1].square().sum().backward()
     assert torch.equal(*outputs)  # the same weights, bit for bit
@@ -80,10 +106,22 @@ def test_a_step_of_a_network_is_the_same(branches):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5 * float(one.grad.abs().max()))
 
 
+def test_a_network_may_have_more_shapes_than_torch_compiles_by_default(monkeypatch):
+    """With scales per channel each layer's shape is compiled on its own; tracing alone shows whether torch allows it."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(compiled, "_kernel", compiled._kernel.__wrapped__)
+    model = network([(3, width, 1) for width in range(4, 14)], branches=1, scales="channel", initial="largest")
+    monkeypatch.setattr(together, "check_compiler", lambda device: None)
+    policies.use_compiled_kernels(model)
+    sum(layer(torch.randn(1, 3, 2, 2)).sum() for layer in model).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@needs_a_compiler
 def test_above_float32s_limits_the_sigmoids_themselves_are_used():
-    config = DbqSettings(2, "hard", TemperatureSettings("exponential", 4.0, 1000.0), "layer", "lsq", "least_squares")
-    quantizer = BranchQuantizer(torch.randn(4, 9), config)
-    quantizer.wants_compiled = True
+    model = network([(1, 4, 3)], temperature={"schedule": "exponential", "start": 4.0, "end": 1000.0})
+    policies.use_compiled_kernels(model)
+    quantizer = model[0].parametrizations.weight[0]
     quantizer.advance(0.0, 0)
     assert quantizer.compiled
     quantizer.advance(1.0, 0)
@@ -98,46 +136,15 @@ def test_a_machine_that_cannot_compile_is_told_so(monkeypatch, missing):
     else:
         monkeypatch.setattr(shutil, "which", lambda name: f"/{name}")
         monkeypatch.setattr(compiled.sysconfig, "get_path", lambda name: "/nowhere")
-    with pytest.raises(DbqError, match=rf"compile.*no .*{re.escape(missing)}"):
-        policies.compile_quantizers(nn.Linear(2, 2))
-    assert policies.compile_quantizers(nn.Linear(2, 2), optional=True) == f"eager ({compiled.why_not(torch.device('cpu'))})"
-    settings = config.overhead(config.read(), "smoke")
-    status = {
-        name: overhead._blank(config.read(), "smoke", "resnet20", name, 32, settings, "cpu")["status"]
-        for name in ("dbq-1t", "dbq-1t-eager", "dbq-1t-compiled", "twn")
-    }
-    reason = compiled.why_not(torch.device("cpu"))
-    assert status == {
-        "dbq-1t": f"run; eager kernels: {reason}", "dbq-1t-eager": "run", "dbq-1t-compiled": f"not run: {reason}", "twn": "run",
-    }  # fmt: skip
+    model = network([(1, 4, 3)])
+    with pytest.raises(DbqError, match=rf"kernels: compiled.* no .*{re.escape(missing)}.*kernels: eager"):
+        policies.use_compiled_kernels(model)
+    assert not model[0].parametrizations.weight[0].compiled
+    policies.use_compiled_kernels(nn.Linear(2, 2))  # nothing to compile
 
 
-@needs_a_compiler
-def test_auto_compiles_where_it_can_and_says_so():
-    network = nn.Sequential(nn.Conv2d(1, 4, 3))
-    config = DbqSettings(1, "hard", TemperatureSettings("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
-    parametrize.register_parametrization(network[0], "weight", BranchQuantizer(network[0].weight, config))
-    assert policies.compile_quantizers(network, optional=True) == "compiled"
-    assert network[0].parametrizations.weight[0].compiled
-
-
-def test_how_it_is_compiled_makes_no_other_result():
-    """Fingerprints are those of `compile: false`, with which the first results were measured."""
-    tree, key = config.read(), "resnet20-cifar10-dbq-2t"
-    entry = {**tree["experiments"][key], "seeds": {"smoke": [0]}}
-    found = {}
-    for value in (False, "auto", "quantizers", True):
-        own = {**tree, "experiments": {key: {**entry, "training": {"compile": value}}}}
-        found[str(value)] = config.settings_of(config.experiment(own, "smoke", key))
-    assert len(set(found.values())) == 1
-    other = {**tree, "experiments": {key: {**entry, "training": {"distillation": 0.5}}}}
-    assert config.settings_of(config.experiment(other, "smoke", key)) not in found.values()
-
-
-def test_branch_function_falls_back_to_nothing(monkeypatch):
-    """compile=True reaches the kernels: a broken one is not passed over in silence."""
+def test_a_broken_kernel_is_not_replaced_in_silence(monkeypatch):
     monkeypatch.setattr(compiled, "hard", lambda *arguments: 1 / 0)
-    one = torch.ones(1, 1)
+    one, w = torch.ones(1, 1), torch.randn(1, 9)
     with pytest.raises(ZeroDivisionError):
-        w = torch.randn(1, 9)
-        branch_function.BranchQuantize.apply(branch_function.OneLayer(w, 1), True, True, one, one, one, one, one, w)
+        branch_function.BranchQuantize.apply(OneLayer(w, 1), True, True, one, one, one, one, one, w)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_settings import settings_of
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -13,18 +14,15 @@ from dbq.errors import DbqError
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.levels import levels_and_planes
 from dbq.quantizers.temperature import temperature
-from dbq.quantizers.uniform import UniformQuantizer
-from dbq.settings.quantizers import DbqSettings, TemperatureSettings, UniformSettings
+from dbq.quantizers.uniform import UniformQuantizer, Width
+from dbq.settings.quantizers import TemperatureSettings
 
 
-def settings_of(branches, scales="layer", forward="hard", start=12.0):
-    return DbqSettings(branches, forward, TemperatureSettings("constant", start, start), scales, "lsq", "least_squares")
-
-
-def layer(branches, scales="layer", **options):
+def layer(branches, scales="layer", forward="hard"):
     torch.manual_seed(branches)
     conv = nn.Conv2d(5, 6, 3)
-    parametrize.register_parametrization(conv, "weight", BranchQuantizer(conv.weight, settings_of(branches, scales, **options)))
+    settings_ = settings_of("dbq", branches=branches, scales=scales, forward=forward, temperature=12.0)
+    parametrize.register_parametrization(conv, "weight", BranchQuantizer(conv.weight, settings_))
     return conv, conv.parametrizations.weight[0], conv.parametrizations.weight.original
 
 
@@ -115,23 +113,35 @@ def test_guards_name_the_layer(spoil, words):
 
 def test_zero_weights_cannot_be_quantized():
     with pytest.raises(DbqError, match="zero or not finite"):
-        BranchQuantizer(torch.zeros(4, 4), settings_of(2))
+        BranchQuantizer(torch.zeros(4, 4), settings_of("dbq"))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "exponential"])
 def test_temperature_schedules_start_and_end_where_they_say(schedule):
-    config = TemperatureSettings(schedule, 5.0, 5.0 if schedule == "constant" else 500.0)
+    config = TemperatureSettings(schedule=schedule, start=5.0, end=5.0 if schedule == "constant" else 500.0)
     values = [temperature(config, progress / 10) for progress in range(11)]
     assert values[0] == pytest.approx(config.start)
     assert values[-1] == pytest.approx(config.end)
     assert values == sorted(values)
 
 
+def test_the_host_knows_the_temperature_of_a_loaded_state():
+    """The buffer and the number on the host agree after steps, after loading, and after the step that follows."""
+    rising = {"schedule": "exponential", "start": 4.0, "end": 1000.0}
+    trained, resumed = (BranchQuantizer(torch.randn(4, 9), settings_of("dbq", temperature=rising)) for _ in range(2))
+    trained.advance(1.0, 0)
+    resumed.load_state_dict(trained.state_dict())
+    assert resumed.host_temperature.value == float(resumed.temperature) == 1000.0
+    for progress in (0.5, 0.5, 0.7):
+        resumed.advance(progress, 0)
+        assert float(resumed.temperature) == pytest.approx(resumed.host_temperature.value) == pytest.approx(4 * 250**progress)
+
+
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_uniform_weights_are_integers_times_a_step(bits):
     torch.manual_seed(bits)
     weight = torch.randn(7, 9)
-    quantizer = UniformQuantizer(weight, UniformSettings(bits))
+    quantizer = UniformQuantizer(weight, Width(bits))
     integers = (weight.double() / (weight.abs().max().double() / (2 ** (bits - 1) - 1))).round()
     assert torch.equal(quantizer.integers(weight), integers.int())
     assert int(integers.abs().max()) == 2 ** (bits - 1) - 1

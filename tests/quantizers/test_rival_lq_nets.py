@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_settings import settings_of
 
 from dbq.errors import DbqError
 from dbq.quantizers.levels import assign, midpoints
 from dbq.quantizers.lq_nets import LqNetsQuantizer, fitted_basis, least_squares_basis, levels_and_codes, planes_of
-from dbq.settings.quantizers import LqNetsSettings
 
 
 def weights(seed, rows=3, length=40):
@@ -19,7 +19,7 @@ def weights(seed, rows=3, length=40):
 
 
 def quantizer_with(basis, weight, scales="layer"):
-    quantizer = LqNetsQuantizer(weight, LqNetsSettings(len(basis[0]), scales))
+    quantizer = LqNetsQuantizer(weight, settings_of("lq_nets", branches=len(basis[0]), scales=scales))
     quantizer.basis.copy_(torch.tensor(basis))
     return quantizer
 
@@ -37,7 +37,7 @@ def test_levels_are_all_sums_of_plus_and_minus_the_basis(numbers):
 @settings(deadline=None, max_examples=25)
 def test_each_weight_takes_its_nearest_level(seed, branches):
     weight = weights(seed)
-    quantizer = LqNetsQuantizer(weight, LqNetsSettings(branches, "channel")).eval()
+    quantizer = LqNetsQuantizer(weight, settings_of("lq_nets", branches=branches)).eval()
     for row, basis, quantized in zip(weight, quantizer.basis.numpy(), quantizer(weight), strict=True):
         levels = np.array([np.dot(sign, basis) for sign in itertools.product((-1, 1), repeat=branches)])
         nearest = levels[np.abs(row.numpy()[:, None] - levels).argmin(1)]
@@ -118,7 +118,7 @@ def test_training_passes_converge_to_a_fixed_point_of_the_alternation():
 
 def test_gradient_is_straight_through():
     weight, grad = weights(5).requires_grad_(), weights(6)
-    LqNetsQuantizer(weight, LqNetsSettings(2, "channel")).train()(weight).backward(grad)
+    LqNetsQuantizer(weight, settings_of("lq_nets")).train()(weight).backward(grad)
     assert torch.equal(weight.grad, grad)
 
 
@@ -141,7 +141,7 @@ def test_a_weight_on_a_threshold_takes_the_level_above():
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_a_lost_basis_is_an_error(value):
     weight = weights(8).float()
-    quantizer = LqNetsQuantizer(weight, LqNetsSettings(2, "channel"))
+    quantizer = LqNetsQuantizer(weight, settings_of("lq_nets"))
     quantizer.basis.fill_(value)
     with pytest.raises(DbqError, match=r"layer block\.conv1: the basis"):
         quantizer.check(weight, "block.conv1")

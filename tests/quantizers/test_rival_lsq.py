@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_settings import settings_of
 
 from dbq.errors import DbqError
 from dbq.quantizers.lsq import LearntStep, LsqQuantizer
-from dbq.settings.quantizers import LsqSettings
 
 
 def grid(bits, levels):
@@ -24,7 +24,7 @@ def test_values_and_gradients_through_a_straight_through_round(seed, bits, level
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(4, 30, dtype=torch.float64, generator=generator, requires_grad=True)
     grad = torch.randn(4, 30, dtype=torch.float64, generator=generator)
-    quantizer = LsqQuantizer(weight, LsqSettings(bits, levels))
+    quantizer = LsqQuantizer(weight, settings_of("lsq", bits=bits, levels=levels))
     low, high = grid(bits, levels)
     start = 2 * weight.detach().abs().mean() / high**0.5
     assert torch.equal(quantizer.s.detach(), start)
@@ -66,7 +66,7 @@ def test_agrees_with_torch_learnable_fake_quantization(seed, bits, levels, facto
 
 def test_ties_take_the_even_integer():
     weight = torch.tensor([[0.5, 1.5, -0.5, -1.5, 2.5, 9.0]])
-    quantizer = LsqQuantizer(weight, LsqSettings(3, "symmetric"))
+    quantizer = LsqQuantizer(weight, settings_of("lsq", bits=3))
     with torch.no_grad():
         quantizer.s.fill_(1.0)
     assert quantizer(weight).tolist() == [[0, 2, 0, -2, 2, 3]]
@@ -76,7 +76,7 @@ def test_ties_take_the_even_integer():
 @pytest.mark.parametrize("value", [0.0, -0.01])
 def test_a_step_that_is_not_positive_is_an_error(value):
     weight = torch.randn(4, 9)
-    quantizer = LsqQuantizer(weight, LsqSettings(4, "full"))
+    quantizer = LsqQuantizer(weight, settings_of("lsq", levels="full"))
     with torch.no_grad():
         quantizer.s.fill_(value)
     with pytest.raises(DbqError, match=r"layer block\.conv1: the learnt step .*scale_learning_rate"):
@@ -85,7 +85,7 @@ def test_a_step_that_is_not_positive_is_an_error(value):
 
 def test_only_the_symmetric_two_bits_are_ternary():
     codings = {
-        (bits, levels): LsqQuantizer(torch.randn(2, 9), LsqSettings(bits, levels)).coding
+        (bits, levels): LsqQuantizer(torch.randn(2, 9), settings_of("lsq", bits=bits, levels=levels)).coding
         for bits in (2, 3)
         for levels in ("symmetric", "full")
     }

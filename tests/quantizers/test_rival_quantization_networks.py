@@ -5,19 +5,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_settings import settings_of
 from sklearn.cluster import KMeans
 
 from dbq.errors import DbqError
-from dbq.quantizers import quantization_networks
+from dbq.quantizers import branch_function
 from dbq.quantizers.quantization_networks import QuantizationNetworksQuantizer, SumOfSigmoids, k_means
-from dbq.settings.quantizers import QuantizationNetworksSettings
 
 TERNARY, SEVEN = [-1, 0, 1], [-4, -2, -1, 0, 1, 2, 4]
 both = pytest.mark.parametrize("levels", [TERNARY, SEVEN], ids=["ternary", "seven"])
 
 
-def quantizer_of(weight, levels, step=20.0, cap=2000.0):
-    return QuantizationNetworksQuantizer(weight, QuantizationNetworksSettings(levels, step, cap))
+def quantizer_of(weight, levels):
+    return QuantizationNetworksQuantizer(weight, settings_of("quantization_networks", levels=levels))
 
 
 def weights(seed=0, shape=(4, 50)):
@@ -49,7 +49,7 @@ def test_soft_forward_is_the_sum_of_sigmoids(levels, temperature):
 @pytest.mark.parametrize("block", [1, 1 << 19])
 def test_gradients_against_finite_differences(levels, block, monkeypatch):
     """In blocks of one row, and in one block."""
-    monkeypatch.setattr("dbq.quantizers.branch_function.BLOCK", block)
+    monkeypatch.setattr("dbq.quantizers.sigmoids.BLOCK", block)
     weight = weights(shape=(3, 6)).requires_grad_()
     quantizer = quantizer_of(weight, levels)
     fixed = torch.tensor(3.0, dtype=torch.float64), quantizer.levels, quantizer.thresholds
@@ -148,12 +148,6 @@ def test_a_scale_that_is_not_positive_is_an_error(name, value):
         quantizer.check(weight, "block.conv1")
 
 
-@pytest.mark.parametrize("levels", [[], [0], [1, 0, -1], [-1, 0, 0, 1], [0, 200]])
-def test_levels_that_are_none(levels):
-    with pytest.raises(DbqError, match=r"levels: .*ascending integers"):
-        QuantizationNetworksSettings(levels, 20.0, 2000.0)
-
-
 @pytest.mark.parametrize(
     ("levels", "bits", "coding"), [(TERNARY, 2, "ternary"), ([-2, -1, 0, 1, 2], 3, "fixed_point"), (SEVEN, 4, "fixed_point")]
 )
@@ -165,13 +159,9 @@ def test_storage_is_a_signed_integer_of_the_largest_magnitude(levels, bits, codi
 
 def test_the_soft_function_is_that_of_dbq_where_the_thresholds_are_mid_points():
     """Levels -1, 0, 1 with thresholds -1/2, 1/2 are one ternary branch of scale 1."""
-    from dbq.quantizers import branch_function
-
     weight = weights(6)
     one, heat = torch.ones((), dtype=torch.float64), torch.full((1, 1), 7.0, dtype=torch.float64)
     levels = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-    ours = quantization_networks.SumOfSigmoids.apply(
-        weight, one, one, heat.view(()), levels, torch.tensor([-0.5, 0.5], dtype=torch.float64)
-    )
+    ours = SumOfSigmoids.apply(weight, one, one, heat.view(()), levels, torch.tensor([-0.5, 0.5], dtype=torch.float64))
     theirs = branch_function.soft(weight, torch.ones(1, 1, dtype=torch.float64), one, one, heat)
     assert torch.allclose(ours, theirs)

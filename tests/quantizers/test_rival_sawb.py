@@ -5,11 +5,11 @@ import functools
 import numpy as np
 import pytest
 import torch
+from method_settings import settings_of
 from scipy import stats
 
 from dbq.errors import DbqError
 from dbq.quantizers.sawb import COEFFICIENTS, SawbQuantizer
-from dbq.settings.quantizers import SawbSettings
 
 DISTRIBUTIONS = {  # the six of the paper, at unit scale: the regression is free of it
     "normal": stats.norm,
@@ -72,7 +72,7 @@ def test_the_regression_gives_the_coefficients(bits):
 def test_the_error_is_near_the_least_one(bits, name):
     weights = quantiles(name)
     largest = 2 ** (bits - 1) - 1
-    quantizer = SawbQuantizer(torch.tensor(weights)[None], SawbSettings(bits))
+    quantizer = SawbQuantizer(torch.tensor(weights)[None], settings_of("sawb", bits=bits))
     alpha = float(quantizer.step(torch.tensor(weights)[None])) * largest
     best = squared_error(weights, best_alpha(weights, largest), largest)
     assert squared_error(weights, alpha, largest) <= 1.25 * best
@@ -83,7 +83,7 @@ def test_8_bits_suit_bell_shaped_weights_and_clip_uniform_ones():
     clipped = {}
     for name in ("normal", "laplace", "uniform"):
         weights = torch.tensor(quantiles(name))[None]
-        quantizer = SawbQuantizer(weights, SawbSettings(8))
+        quantizer = SawbQuantizer(weights, settings_of("sawb", bits=8))
         assert name == "uniform" or float((quantizer(weights) - weights).square().mean() / weights.square().mean()) < 3e-4
         clipped[name] = 1 - float(quantizer.step(weights)) * 127 / float(weights.abs().max())
     assert clipped["uniform"] == pytest.approx(0.18, abs=0.01)
@@ -92,7 +92,7 @@ def test_8_bits_suit_bell_shaped_weights_and_clip_uniform_ones():
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_agrees_with_the_formula_and_with_torch_fake_quantization(bits):
     weight = torch.randn(8, 40, generator=torch.Generator().manual_seed(bits))
-    quantizer = SawbQuantizer(weight, SawbSettings(bits))
+    quantizer = SawbQuantizer(weight, settings_of("sawb", bits=bits))
     c1, c2 = COEFFICIENTS[bits]
     w, largest = weight.double().numpy(), 2 ** (bits - 1) - 1
     alpha = c1 * np.sqrt(np.square(w).mean()) - c2 * np.abs(w).mean()
@@ -104,7 +104,7 @@ def test_agrees_with_the_formula_and_with_torch_fake_quantization(bits):
 def test_gradient_is_straight_through_for_clipped_weights_too():
     weight = torch.randn(4, 30, requires_grad=True)
     grad = torch.randn(4, 30)
-    quantizer = SawbQuantizer(weight, SawbSettings(2))
+    quantizer = SawbQuantizer(weight, settings_of("sawb", bits=2))
     assert float(weight.detach().abs().max()) > float(quantizer.step(weight))
     quantizer(weight).backward(grad)
     assert torch.equal(weight.grad, grad)
@@ -113,15 +113,7 @@ def test_gradient_is_straight_through_for_clipped_weights_too():
 def test_weights_of_equal_magnitude_have_no_8_bit_level():
     weight = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
     with pytest.raises(DbqError, match=r"largest level is not positive.*uniform"):
-        SawbQuantizer(weight, SawbSettings(8))
-    quantizer = SawbQuantizer(torch.randn(2, 9), SawbSettings(8))
+        SawbQuantizer(weight, settings_of("sawb", bits=8))
+    quantizer = SawbQuantizer(torch.randn(2, 9), settings_of("sawb", bits=8))
     with pytest.raises(DbqError, match=r"layer block\.conv1: SAWB's largest level"):
         quantizer.check(weight, "block.conv1")
-
-
-@pytest.mark.parametrize("bits", [5, 6, 7])
-def test_widths_without_coefficients_are_refused(bits):
-    from dbq.settings.schema import parse
-
-    with pytest.raises(DbqError, match=r"sawb\.bits: unknown value"):
-        parse(SawbSettings, {"bits": bits}, "quantizers.sawb")

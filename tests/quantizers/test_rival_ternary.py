@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_settings import settings_of
 
 from dbq.errors import DbqError
 from dbq.quantizers.ttq import TrainedTernary, TtqQuantizer
 from dbq.quantizers.twn import TwnQuantizer
-from dbq.settings.quantizers import TtqSettings, TwnSettings
 
 integers = st.lists(st.lists(st.integers(-9, 9), min_size=6, max_size=6), min_size=1, max_size=4).filter(lambda rows: any(map(any, rows)))
 
@@ -29,14 +29,14 @@ def twn_by_loops(rows):
 @settings(deadline=None, max_examples=50)
 def test_twn_is_its_definition(rows):
     weight = torch.tensor(rows, dtype=torch.float64)
-    assert torch.allclose(TwnQuantizer(weight, TwnSettings("channel"))(weight), twn_by_loops(rows))
+    assert torch.allclose(TwnQuantizer(weight, settings_of("twn"))(weight), twn_by_loops(rows))
     flat = [[value for row in rows for value in row]]
-    assert torch.allclose(TwnQuantizer(weight, TwnSettings("layer"))(weight).reshape(1, -1), twn_by_loops(flat))
+    assert torch.allclose(TwnQuantizer(weight, settings_of("twn", scales="layer"))(weight).reshape(1, -1), twn_by_loops(flat))
 
 
 def test_twn_scale_is_the_least_squares_one_for_its_planes():
     weight = torch.randn(1, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    quantizer = TwnQuantizer(weight, TwnSettings("channel"))
+    quantizer = TwnQuantizer(weight, settings_of("twn"))
     parts = quantizer.decompose(weight)
     errors = [((weight - scale * parts.planes[0]) ** 2).sum() for scale in np.linspace(0.01, 3, 3000)]
     assert ((weight - quantizer(weight)) ** 2).sum() <= min(errors) + 1e-9
@@ -52,17 +52,17 @@ def test_twn_threshold_is_near_the_best_one_for_normal_weights():
         return float((weight - scale * weight.sign() * kept).square().mean())
 
     best = min(error(threshold) for threshold in np.linspace(0.2, 1.2, 51))
-    assert float((weight - TwnQuantizer(weight, TwnSettings("layer"))(weight)).square().mean()) <= 1.005 * best
+    assert float((weight - TwnQuantizer(weight, settings_of("twn", scales="layer"))(weight)).square().mean()) <= 1.005 * best
 
 
 @pytest.mark.parametrize("method", ["twn", "ttq"])
 def test_a_weight_on_the_threshold_is_zero_everywhere(method):
     if method == "twn":
         weight = torch.tensor([[3.0, -3.0, 4.0, -6.0]])  # mean 4, threshold 3
-        quantizer = TwnQuantizer(weight, TwnSettings("channel"))
+        quantizer = TwnQuantizer(weight, settings_of("twn"))
     else:
         weight = torch.tensor([[4.0, -4.0, 8.0, -5.0]])
-        quantizer = TtqQuantizer(weight, TtqSettings(0.5, "mean", "lsq"))
+        quantizer = TtqQuantizer(weight, settings_of("ttq", threshold=0.5))
     assert quantizer(weight)[0, :2].tolist() == [0, 0]
     assert not quantizer.decompose(weight).planes[:, 0, :2].any()
     assert quantizer(weight)[0, 2:].abs().min() > 0
@@ -71,7 +71,7 @@ def test_a_weight_on_the_threshold_is_zero_everywhere(method):
 def test_twn_gradient_is_straight_through():
     weight = torch.randn(4, 9, requires_grad=True)
     grad = torch.randn(4, 9)
-    TwnQuantizer(weight, TwnSettings("channel"))(weight).backward(grad)
+    TwnQuantizer(weight, settings_of("twn"))(weight).backward(grad)
     assert torch.equal(weight.grad, grad)
 
 
@@ -80,7 +80,7 @@ def test_twn_gradient_is_straight_through():
 def test_ttq_values_and_gradients_are_those_of_the_paper(seed, fraction, scaled):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(3, 8, dtype=torch.float64, generator=generator, requires_grad=True)
-    quantizer = TtqQuantizer(weight, TtqSettings(fraction, "mean", "lsq" if scaled else "none"))
+    quantizer = TtqQuantizer(weight, settings_of("ttq", threshold=fraction, gradient_scale="lsq" if scaled else "none"))
     with torch.no_grad():
         quantizer.positive.fill_(1.7)
         quantizer.negative.fill_(0.4)
@@ -114,12 +114,12 @@ def test_ttq_scale_gradients_against_finite_differences():
 
 def test_ttq_starts():
     weight = torch.tensor([[0.01, 0.5, 0.7, -0.2], [-0.4, 1.0, -0.01, 0.0]])
-    quantizer = TtqQuantizer(weight, TtqSettings(0.05, "mean", "lsq"))
+    quantizer = TtqQuantizer(weight, settings_of("ttq"))
     assert quantizer.positive.item() == pytest.approx((0.5 + 0.7 + 1.0) / 3)
     assert quantizer.negative.item() == pytest.approx((0.2 + 0.4) / 2)
-    quantizer = TtqQuantizer(weight, TtqSettings(0.05, "one", "lsq"))
+    quantizer = TtqQuantizer(weight, settings_of("ttq", initial="one"))
     assert (quantizer.positive.item(), quantizer.negative.item()) == (1.0, 1.0)
-    one_sided = TtqQuantizer(weight.abs(), TtqSettings(0.05, "mean", "lsq"))
+    one_sided = TtqQuantizer(weight.abs(), settings_of("ttq"))
     assert one_sided.negative.item() == one_sided.positive.item()
 
 
@@ -127,7 +127,7 @@ def test_ttq_starts():
 @pytest.mark.parametrize("value", [0.0, -0.1])
 def test_ttq_scale_below_zero_is_an_error(side, value):
     weight = torch.randn(4, 9)
-    quantizer = TtqQuantizer(weight, TtqSettings(0.05, "mean", "lsq"))
+    quantizer = TtqQuantizer(weight, settings_of("ttq"))
     with torch.no_grad():
         getattr(quantizer, side).fill_(value)
     with pytest.raises(DbqError, match=f"layer block.conv1: the scale of the {side} weights .*scale_learning_rate"):

@@ -1,19 +1,17 @@
-"""What every rival quantizer has to keep: the interface of base.py, held for all of them at once."""
+"""The interface of base.py, for all methods that DBQ is compared with."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_settings import settings_of
 from torch import nn
 from torch.nn.utils import parametrize
 
+from dbq import quantizers
 from dbq.errors import DbqError
-from dbq.settings import quantizers
-from dbq.settings import resolve as config
-from dbq.settings.quantizers import METHODS
-from dbq.settings.schema import parse
 
-# the entry of params.yaml overridden, and the largest number of distinct values in a group of weights
+# method, settings, and the largest number of distinct values in a group of weights
 VARIANTS = {
     "twn-channel": ("twn", {"scales": "channel"}, 3),
     "twn-layer": ("twn", {"scales": "layer"}, 3),
@@ -30,13 +28,12 @@ VARIANTS = {
     "sawb-3": ("sawb", {"bits": 3}, 7),
     "sawb-4": ("sawb", {"bits": 4}, 15),
 }
-DEFAULTS = config.read()["quantizers"]
 every = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def build(variant, weight, fit=True):
-    method, overrides, _ = VARIANTS[variant]
-    return quantizers.build(method, weight, parse(METHODS[method], {**DEFAULTS[method], **overrides}, method), fit)
+    method, changes, _ = VARIANTS[variant]
+    return quantizers.build(method, weight, settings_of(method, **changes), fit)
 
 
 def example(seed=0, shape=(6, 5, 3, 3), channels_last=False):
@@ -45,7 +42,7 @@ def example(seed=0, shape=(6, 5, 3, 3), channels_last=False):
 
 
 def recomputed(quantizer, weight):
-    """The hard weights as the engine puts them together, branch after branch."""
+    """The hard weights as the sum of their parts, branch after branch."""
     if quantizer.coding == "fixed_point":
         return quantizer.integers(weight) * quantizer.step(weight).reshape(-1, *[1] * (weight.ndim - 1))
     parts = quantizer.decompose(weight)
@@ -58,7 +55,7 @@ def recomputed(quantizer, weight):
 @every
 @given(seed=st.integers(0, 1000), exponent=st.integers(-6, 3), rows=st.integers(2, 5), ndim=st.sampled_from([2, 4]))
 @settings(deadline=None, max_examples=12)
-def test_hard_weights_are_exactly_what_the_engine_puts_together(variant, seed, exponent, rows, ndim):
+def test_hard_weights_are_exactly_the_sum_of_their_parts(variant, seed, exponent, rows, ndim):
     weight = example(seed, (rows, 24) if ndim == 2 else (rows, 4, 3, 3)) * 2.0**exponent
     quantizer = build(variant, weight).eval()
     hard = quantizer(weight).detach()
@@ -182,8 +179,8 @@ def test_weights_that_nothing_can_be_fitted_to(variant):
 
 @every
 def test_the_declared_bits_and_branches_are_those_of_the_planes(variant):
-    method, overrides, values = VARIANTS[variant]
-    settings_ = parse(METHODS[method], {**DEFAULTS[method], **overrides}, method)
+    method, changes, values = VARIANTS[variant]
+    settings_ = settings_of(method, **changes)
     quantizer = build(variant, example())
     assert quantizer.storage_bits == settings_.weight_bits
     assert 2**settings_.weight_bits >= values
@@ -213,15 +210,12 @@ def test_a_dead_filter_is_quantized_to_zero_or_one_level_and_nothing_breaks(vari
 @pytest.mark.parametrize("variant", [*VARIANTS, "dbq-soft"])
 def test_bf16_autocast_does_not_round_the_quantized_weights(variant):
     weight = example()
-    if variant == "dbq-soft":
-        quantizer = quantizers.build("dbq", weight, parse(METHODS["dbq"], {**DEFAULTS["dbq"], "forward": "soft"}, "dbq"))
-    else:
-        quantizer = build(variant, weight)
+    soft = variant == "dbq-soft"
+    quantizer = quantizers.build("dbq", weight, settings_of("dbq", forward="soft")) if soft else build(variant, weight)
     quantizer.train().advance(0.0, 0)
-    quantizer.prepare(weight)
     expected = quantizer(weight)
     with torch.autocast("cpu", torch.bfloat16):
         found = quantizer(weight)
-    # LQ-Nets moves its basis a little at every look at the weights
+    # LQ-Nets moves its basis in every forward pass of a training
     tolerance = 1e-3 if variant.startswith("lq_nets") else 0
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=0)

@@ -5,19 +5,19 @@ import io
 
 import pytest
 import torch
+from method_settings import settings_of
 from torch import nn
 from torch.nn.utils import parametrize
 
 from dbq.quantizers import together
 from dbq.quantizers.dbq import BranchQuantizer
-from dbq.quantizers.uniform import UniformQuantizer
-from dbq.settings.quantizers import DbqSettings, TemperatureSettings, UniformSettings
+from dbq.quantizers.uniform import UniformQuantizer, Width
 
 
 def network(branches, forward, widths=(8, 16, 8)):
     """Layers whose sizes have no long common divisor, so that rows are padded, and one in channels_last."""
     torch.manual_seed(branches)
-    config = DbqSettings(branches, forward, TemperatureSettings("constant", 7.0, 7.0), "layer", "lsq", "least_squares")
+    config = settings_of("dbq", branches=branches, forward=forward)
     layers = [nn.Conv2d(3, widths[0], 3), nn.Conv2d(widths[0], widths[1], 3), nn.Conv2d(widths[1], widths[2], 1)]
     result = nn.Sequential(*layers).to(memory_format=torch.channels_last)
     for layer in layers:
@@ -46,7 +46,7 @@ def test_uniform_layers_of_any_widths_equal_single_layers_and_stand_beside_branc
     alone = network(1, "hard")
     for index, bits in ((1, 8), (2, 3)):
         parametrize.remove_parametrizations(alone[index], "weight", leave_parametrized=False)
-        parametrize.register_parametrization(alone[index], "weight", UniformQuantizer(alone[index].weight, UniformSettings(bits)))
+        parametrize.register_parametrization(alone[index], "weight", UniformQuantizer(alone[index].weight, Width(bits)))
     attached = copy.deepcopy(alone)
     together.attach(attached)
     images = torch.randn(2, 3, 9, 9)
@@ -54,7 +54,8 @@ def test_uniform_layers_of_any_widths_equal_single_layers_and_stand_beside_branc
     for model in (alone, attached):
         outputs.append(model(images))
         outputs[-1].square().sum().backward()
-    assert [type(group) for group in attached.quantized_together] == [together.Uniform]  # one layer of branches stays on its own
+    # the one layer of branches is quantized on its own
+    assert [type(group) for group in attached.joint_quantization.groups] == [together.UniformLayers]
     assert torch.equal(*outputs)
     for one, other in zip(alone.parameters(), attached.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
@@ -63,18 +64,23 @@ def test_uniform_layers_of_any_widths_equal_single_layers_and_stand_beside_branc
     assert torch.equal(alone.eval()(images), attached(images))
 
 
-def test_nothing_stays_ready_after_the_forward_pass_even_if_it_fails():
+def test_no_finished_weight_outlives_the_forward_pass_even_if_it_fails():
     model = network(2, "hard")
-    together.attach(model)
+    joint = together.attach(model)
+    seen = []
+    model[0].register_forward_hook(lambda *_: seen.append(len(joint.finished)))
     model(torch.randn(2, 3, 9, 9))
-    assert all(layer.parametrizations.weight[0].ready is None for layer in model)
     with pytest.raises(RuntimeError):
         model(torch.randn(2, 4, 9, 9))
-    assert all(layer.parametrizations.weight[0].ready is None for layer in model)
+    assert (seen, joint.finished) == ([3], {})
+    layer = model[0].parametrizations.weight
     with torch.no_grad():
-        model[0].parametrizations.weight.original.mul_(-1)
-    again = model[0].weight  # not a stale value
-    assert torch.equal(again.detach(), model[0].parametrizations.weight[0](model[0].parametrizations.weight.original).detach())
+        layer.original.mul_(-1)
+    assert torch.equal(model[0].weight, layer[0](layer.original))  # not the value before
+    model.eval()
+    model[0].register_forward_hook(lambda *_: seen.append(len(joint.finished)))
+    model(torch.randn(2, 3, 9, 9))
+    assert seen == [3, 0, 0]
 
 
 def test_a_copy_of_a_network_quantizes_its_own_weights():
@@ -88,29 +94,7 @@ def test_a_copy_of_a_network_quantizes_its_own_weights():
             layer.parametrizations.weight.original.mul_(-1)
     assert not torch.allclose(twin(images), before)
     assert torch.equal(model(images), before)
-    assert twin.quantized_together[0].quantizers[0] is twin[0].parametrizations.weight[0]
-
-
-def test_a_compiled_network_computes_the_same_step():
-    """Also with the hooks kept out of the compiled graph, as the training loop does where a recipe says compile: true."""
-    results = []
-    for compiled in (False, True):
-        model = network(2, "hard")
-        together.attach(model, torch.compiler.disable if compiled else lambda hook: hook)
-        step = torch.compile(model, backend="eager") if compiled else model
-        step.train()
-        step(torch.ones(2, 3, 9, 9)).square().sum().backward()
-        assert all(quantizer.ready is None for quantizer in model.quantized_together[0].quantizers)
-        results.append([parameter.grad for parameter in model.parameters()])
-    for plain, other in zip(*results, strict=True):
-        torch.testing.assert_close(plain, other)
-
-
-def test_attaching_again_replaces_the_hooks():
-    model = network(2, "hard")
-    together.attach(model)
-    together.attach(model)
-    assert len(model._forward_pre_hooks) == len(model._forward_hooks) == 1
+    assert twin.joint_quantization.groups[0].quantizers[0] is twin[0].parametrizations.weight[0]
 
 
 def test_weights_lie_in_one_block_and_may_leave_it():
@@ -120,7 +104,7 @@ def test_weights_lie_in_one_block_and_may_leave_it():
     together.attach(attached)
     images = torch.randn(2, 3, 9, 9)
     attached(images)
-    rows = attached.quantized_together[0].rows
+    rows = attached.joint_quantization.groups[0].rows
     weights = [layer.parametrizations.weight.original for layer in attached]
     assert rows.join(weights).data_ptr() == weights[0].data_ptr()
     assert all(torch.equal(one, layer.parametrizations.weight.original) for one, layer in zip(weights, alone, strict=True))

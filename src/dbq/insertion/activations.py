@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from dbq.errors import DbqError
 
 if TYPE_CHECKING:
-    from dbq.settings import ActivationSettings
+    from dbq.settings.entries import ActivationSettings
 
 IMAGE_BITS = 8  # the image is an 8-bit signal; fewer bits would quantize the data set, not the network
 LAYERS = (nn.Conv2d, nn.Linear)

@@ -19,7 +19,7 @@ from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.uniform import Width
 
 if TYPE_CHECKING:
-    from dbq.settings import Row
+    from dbq.settings.entries import Row
 
 REASONS = {
     "first": "first layer: it sees the image and has few weights",
@@ -86,8 +86,6 @@ def _quantize_layer(network: nn.Module, shape: LayerShape, row: Row, activation,
 def _parametrize(layer: nn.Module, method: str, config, fit: bool, name: str) -> None:
     try:
         quantizer = quantizers.build(method, layer.weight, config, fit)
-        if fit:
-            quantizer.prepare(layer.weight.detach())
     except DbqError as error:
         raise DbqError(f"layer {name}: {error.problem}", error.remedy) from None
     parametrize.register_parametrization(layer, "weight", quantizer)

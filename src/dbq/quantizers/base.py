@@ -58,9 +58,6 @@ class WeightQuantizer(nn.Module):
     def advance(self, progress: float, epoch: int) -> None:
         """Called before each training step. progress: 0 at the first step of the training, 1 at the last. epoch: counted from 0."""
 
-    def prepare(self, weight: Tensor) -> None:
-        """Called once with the float weight, after insertion and before the first step: for what a method fits beside its scales."""
-
     def decompose(self, weight: Tensor) -> Decomposition:
         """The hard weights as planes and scales (ternary and binary coding)."""
         raise DbqError(f"{type(self).__name__} has no planes", "use `integers` and `step`")

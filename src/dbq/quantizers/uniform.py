@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dbq.quantizers.base import Transfer, WeightQuantizer
+from dbq.quantizers.grid import GridQuantizer
 
 SMALLEST_STEP = 1e-12
 
@@ -44,15 +44,13 @@ def _steps(weights, largest) -> tuple[Tensor, ...]:
     return steps
 
 
-class UniformQuantizer(WeightQuantizer):
+class UniformQuantizer(GridQuantizer):
     """Weights on the grid step * {-(2^(bits-1)-1) .. 2^(bits-1)-1}, whose step follows the largest weight. config: has `bits`."""
 
-    coding = "fixed_point"
-
     def __init__(self, weight: Tensor, config, fit: bool = True):
-        super().__init__()
-        self.bits = self.storage_bits = config.bits
-        self.largest = 2 ** (self.bits - 1) - 1
+        largest = 2 ** (config.bits - 1) - 1
+        super().__init__(config.bits, -largest, largest)
+        self.coding = "fixed_point"  # of 2 bits too, so that a layer which a policy leaves to `uniform` is counted as fixed point
 
     def step(self, weight: Tensor) -> Tensor:
         return _steps((weight.detach(),), (self.largest,))[0].reshape(1)
@@ -61,13 +59,3 @@ class UniformQuantizer(WeightQuantizer):
         if (finished := self.finished_weight()) is not None:
             return finished
         return RoundToGrid.apply((self.largest,), weight)[0]
-
-    @torch.no_grad()
-    def integers(self, weight: Tensor) -> Tensor:
-        values = RoundToGrid.apply((self.largest,), weight)[0]
-        return (values / self.step(weight)).round().to(torch.int32)
-
-    @torch.no_grad()
-    def transfer(self, weight: Tensor) -> Transfer:
-        levels = torch.arange(-self.largest, self.largest + 1, device=weight.device, dtype=weight.dtype)
-        return Transfer(weight / self.step(weight), levels, levels[1:] - 0.5)
