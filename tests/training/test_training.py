@@ -1,6 +1,6 @@
 """The loop: repeatable, resumable after kill -9, guarded; the test split is out of its reach."""
 
-import copy
+import json
 import os
 import signal
 import subprocess
@@ -9,228 +9,164 @@ import time
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
+from dbq import datasets
 from dbq.errors import DbqError
-from dbq.settings import datasets
-from dbq.settings import resolve as config
-from dbq.settings.resolve import DatasetSettings
-from dbq.training import checkpoints, loop, results, runs
-from dbq.training.checkpoints import Checkpoint, tensors_digest
-
-KEY = "resnet20-cifar10-dbq-2t"
-QUIET = {"log": lambda line: None}
+from dbq.files import read_sealed, write_sealed
+from dbq.training import loop, results, runs
+from dbq.training.checkpoints import tensors_digest
+from dbq.training.evaluation import reestimate_batch_norm
+from dbq.validity import canary
 
 
 @pytest.fixture(scope="module")
-def params():
-    tree = copy.deepcopy(config.read("params.yaml"))
-    tree["schedules"]["finetune"]["smoke"] |= {"epochs": 2, "bn_batches": 2}
-    tree["schedules"]["float"]["smoke"] |= {"epochs": 1, "bn_batches": 2, "warmup_epochs": 0}
-    return tree
+def data(tmp_path_factory):
+    return canary.random_images(tmp_path_factory.mktemp("pixels"))
 
 
 @pytest.fixture(scope="module")
-def data(params, tmp_path_factory):
-    """300 digits are enough to train on for a few seconds."""
-    folder = tmp_path_factory.mktemp("digits")
-    entry = config.dataset(params, "smoke", "cifar10")
-    entry = DatasetSettings(**{**vars(entry), "validation": 1100})
-    datasets.prepare("cifar10", "smoke", entry, folder, log=lambda line: None)
-    return folder
+def begun(data, tmp_path_factory):
+    return tiny.beginning(tmp_path_factory.mktemp("float"), data)
 
 
-@pytest.fixture(scope="module")
-def float_run(params, data, tmp_path_factory):
-    return runs.train_float(
-        config.pretrain(params, "smoke", "resnet20-cifar10"), runs.Setting(data, tmp_path_factory.mktemp("float"), **QUIET)
-    )
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, begun, tmp_path):
+    digests = [tensors_digest(tiny.train(data, begun, tmp_path / str(i), seed).network.state_dict()) for i, seed in enumerate((0, 0, 1))]
+    assert digests[0] == digests[1] != digests[2]
 
 
-def quantized(params, data, float_run, folder, seed=0, **changes):
-    tree = copy.deepcopy(params)
-    tree["experiments"][KEY] |= changes
-    experiment = config.experiment(tree, "smoke", KEY)
-    return runs.train_quantized(experiment, seed, float_run.network.state_dict(), runs.Setting(data, folder, **QUIET))
+def test_the_settings_decide_the_number_of_threads(data, begun, tmp_path):
+    torch.set_num_threads(2)
+    tiny.train(data, begun, tmp_path)
+    assert torch.get_num_threads() == 1
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(params, data, float_run, tmp_path):
-    digests = [
-        tensors_digest(quantized(params, data, float_run, tmp_path / str(i), seed).network.state_dict()) for i, seed in enumerate((0, 0, 1))
-    ]
-    assert digests[0] == digests[1]
-    assert digests[0] != digests[2]
-
-
-def test_a_run_killed_after_an_epoch_ends_with_the_same_weights(params, data, float_run, tmp_path):
-    whole = quantized(params, data, float_run, tmp_path / "whole")
-    checkpoints.save(tmp_path / "float.pt", {"state": float_run.network.state_dict()})
-    (tmp_path / "params.json").write_text(checkpoints.to_text(params))
-    command = [
-        sys.executable, "-m", "dbq.training", KEY, "--profile", "smoke", "--params", str(tmp_path / "params.json"), "--data", str(data),
-        "--float", str(tmp_path / "float.pt"), "--checkpoints", str(tmp_path / "killed"), "--threads", str(torch.get_num_threads()),
-    ]  # fmt: skip
+def test_a_training_killed_after_an_epoch_ends_with_the_same_weights(tmp_path):
+    """By the command line, on digits."""
+    params = json.loads(json.dumps(tiny.PARAMS))
+    params["profiles"]["tiny"]["rows"] = {"net-twn": 1}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    command = [sys.executable, "-m", "dbq"]
     environment = {**os.environ, "PYTHONPATH": "src", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def run(folder, **options):
+        common = ["--params", str(tmp_path / "params.json"), "--data", str(tmp_path / "data")]
+        return [*command, "train", "net-twn", *common, "--checkpoints", str(tmp_path / folder)]
+
+    prepared = [*command, "prepare", "cifar10", "--params", str(tmp_path / "params.json"), "--data", str(tmp_path / "data")]
+    subprocess.run(prepared, check=True, env=environment, capture_output=True)
+    subprocess.run(run("whole"), check=True, env=environment, capture_output=True)
+    process = subprocess.Popen(run("killed"), stdout=subprocess.PIPE, text=True, env=environment)
     for line in process.stdout:
         if "epoch 1/2" in line:
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
-    (path,) = (tmp_path / "killed" / "smoke" / KEY).glob("*.pt")
-    begun = checkpoints.load(path)
-    checkpoints.save(path, begun | {"provenance": begun["provenance"] | {"device": "another device"}})
-    resumed = subprocess.run(command, capture_output=True, text=True, env=environment)
+    (path,) = (tmp_path / "killed" / "tiny" / "net-twn").glob("*.pt")
+    unfinished = read_sealed(path)
+    write_sealed(path, unfinished | {"provenance": unfinished["provenance"] | {"device": "another device"}})
+    resumed = subprocess.run(run("killed"), capture_output=True, text=True, env=environment)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on after epoch 1" in resumed.stdout
-    state = checkpoints.load(path)
+    state, (other,) = read_sealed(path), (tmp_path / "whole" / "tiny" / "net-twn").glob("*.pt")
     assert state["finished"]
-    assert state["provenance"]["device"] == f"another device; {begun['provenance']['device']}"
-    assert tensors_digest(state["state"]) == tensors_digest(whole.network.state_dict())
-    assert state["top1"] == whole.top1
+    assert state["provenance"]["device"] == "another device; cpu (1 thread)"
+    assert tensors_digest(state["state"]) == tensors_digest(read_sealed(other)["state"])
+    assert state["top1"] == read_sealed(other)["top1"] > 30  # of ten classes, after two epochs
 
 
-def test_a_finished_run_is_adopted_without_training(params, data, float_run, tmp_path):
-    first = quantized(params, data, float_run, tmp_path)
-    lines = []
-    experiment = config.experiment(params, "smoke", KEY)
-    started = time.monotonic()
-    again = runs.train_quantized(experiment, 0, float_run.network.state_dict(), runs.Setting(data, tmp_path, log=lines.append))
+def test_a_finished_training_is_adopted(data, begun, tmp_path, monkeypatch):
+    first, lines = tiny.train(data, begun, tmp_path), []
+    monkeypatch.setattr(loop.Trainee, "epoch", lambda *_: pytest.fail("it was trained again"))
+    again = tiny.train(data, begun, tmp_path, log=lines.append)
     assert any("adopted" in line for line in lines)
-    assert time.monotonic() - started < 20
     assert again.top1 == first.top1
     assert tensors_digest(again.network.state_dict()) == tensors_digest(first.network.state_dict())
 
 
-def test_checkpoints_of_other_settings_are_ignored(params, data, float_run, tmp_path):
-    quantized(params, data, float_run, tmp_path)
+def test_checkpoints_of_other_settings_are_ignored(data, begun, tmp_path):
+    tiny.train(data, begun, tmp_path)
     lines = []
-    experiment = config.experiment(params | {"activations": {**params["activations"], "k": 3.0}}, "smoke", KEY)
-    runs.train_quantized(experiment, 0, float_run.network.state_dict(), runs.Setting(data, tmp_path, log=lines.append))
+    tiny.train(data, begun, tmp_path, made=tiny.row(momentum=0.8), log=lines.append)
     assert any("other settings are ignored" in line for line in lines)
     assert not any("adopted" in line for line in lines)
 
 
-def test_the_test_split_is_read_once_and_only_after_the_last_epoch(params, data, float_run, tmp_path, monkeypatch):
-    events = []
-    load = datasets.load
-    monkeypatch.setattr(runs.datasets, "load", lambda folder, splits=("train", "val"): events.append(tuple(splits)) or load(folder, splits))
-    experiment = config.experiment(params, "smoke", KEY)
+def test_the_test_split_is_used_once_and_only_after_the_last_epoch(data, begun, tmp_path, monkeypatch):
+    events, top1 = [], runs.top1
+    monkeypatch.setattr(runs, "top1", lambda network, batches: events.append("test") or top1(network, batches))
     log = lambda line: events.append(line.split("  ")[0]) if "epoch" in line else None  # noqa: E731
-    runs.train_quantized(experiment, 0, float_run.network.state_dict(), runs.Setting(data, tmp_path, log=log))
-    assert events == [("train", "val"), "seed 0 epoch 1/2", "seed 0 epoch 2/2", ("test",)]
+    tiny.train(data, begun, tmp_path, log=log)
+    assert events == ["seed 0 epoch 1/2", "seed 0 epoch 2/2", "test"]
 
 
-def test_training_without_a_test_split_on_disk_only_fails_at_the_end(params, data, float_run, tmp_path):
-    """The loop itself needs train and val only."""
-    for split in ("train", "val"):
-        for part in ("images", "labels"):
-            (tmp_path / f"{split}_{part}.npy").write_bytes((data / f"{split}_{part}.npy").read_bytes())
-    (tmp_path / "manifest.json").write_bytes((data / "manifest.json").read_bytes())
-    with pytest.raises(DbqError, match="test_"):
-        quantized(params, tmp_path, float_run, tmp_path / "checkpoints")
-    (path,) = (tmp_path / "checkpoints").rglob("*.pt")
-    assert checkpoints.load(path)["finished"]
+def test_a_row_judged_on_validation_images_never_sees_the_test_images(data, begun, tmp_path, monkeypatch):
+    load = runs.load_data
+    monkeypatch.setattr(runs, "load_data", lambda folder, splits=("train", "val"): load(folder, splits) if "test" not in splits else pytest.fail())
+    run = tiny.train(data, begun, tmp_path, made=tiny.row().model_copy(update={"judged": "validation"}))
+    assert run.top1 is None
 
 
-def test_result_files_hold_what_the_network_is(params, data, float_run, tmp_path):
-    run = quantized(params, data, float_run, tmp_path)
-    experiment = config.experiment(params, "smoke", KEY)
-    values = results.write_quantized([run], experiment, tmp_path / "metrics", tmp_path / "model.pt")
-    weights = [run.network.get_submodule(row.layer).weight.detach().numpy() for row in run.policy]
+def test_damaged_test_images_are_noticed_before_the_training(begun, tmp_path, monkeypatch):
+    folder = canary.random_images(tmp_path / "data")
+    (folder / "test_images.npy").write_bytes((folder / "test_images.npy").read_bytes()[:-1] + b"\x00")
+    monkeypatch.setattr(loop.Trainee, "epoch", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(DbqError, match="test_images"):
+        tiny.train(folder, begun, tmp_path)
+
+
+def test_result_files_hold_what_the_network_is(data, begun, tmp_path):
+    made = tiny.row()
+    run = tiny.train(data, begun, tmp_path / "checkpoints", made=made)
+    values = results.write_row([run], made, tmp_path)
+    (seed,) = values["seeds"]
+    weights = [run.network.get_submodule(layer.layer).weight.detach().numpy() for layer in run.policy]
     zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.size for weight in weights)
-    assert values["zero_rate"][0] == pytest.approx(zeros)
-    assert values["top1"] == [run.top1]
-    saved = checkpoints.load(tmp_path / "model.pt")
-    network = runs.rebuild(experiment, saved["states"]["0"], saved["image_size"])
-    images = torch.randn(4, 3, 8, 8)
+    assert seed["zero_rate"] == pytest.approx(zeros)
+    assert seed["top1"] == run.top1
+    assert seed["identity"] == {"settings": run.identity["settings"], "data": run.identity["data"], "code": "code", "start": begun.digest}
+    saved = read_sealed(tmp_path / "model.pt")
+    network = runs.rebuild(made, saved["states"]["0"], saved["image_size"]).to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 32, 32)
     assert torch.equal(network(images), run.network(images))
-    test = datasets.load(data, ("test",)).splits["test"]
-    batch = runs.batches(test, datasets.load(data).manifest, 200, "cpu")
-    correct = sum(int((network(x).argmax(1) == y).sum()) for x, y in batch.in_order())
+    test, manifest = datasets.load(data, ("test",)).splits["test"], datasets.read_manifest(data)
+    correct = sum(int((network(x).argmax(1) == y).sum()) for x, y in runs.batches(test, manifest, 20, "cpu").in_order())
     assert run.top1 == pytest.approx(100 * correct / len(test.labels))
+    assert json.loads((tmp_path / "certificates.json").read_text())["0"]
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_key(params, data, float_run, tmp_path):
-    state = {name: value.clone() for name, value in float_run.network.state_dict().items()}
+def test_a_loss_that_is_not_finite_stops_with_the_key(data, begun, tmp_path):
+    state = {name: value.clone() for name, value in begun.state.items()}
     state["linear.bias"][0] = float("nan")
     with pytest.raises(DbqError, match=r"epoch 1, step 1: the loss is nan.*learning_rate"):
-        runs.train_quantized(config.experiment(params, "smoke", KEY), 0, state, runs.Setting(data, tmp_path, **QUIET))
+        tiny.train(data, runs.Beginning("canary", "nan", state), tmp_path)
 
 
-def test_scales_that_explode_name_the_layer(params, data, float_run, tmp_path):
+def test_scales_that_explode_name_the_layer(data, begun, tmp_path):
     with pytest.raises(DbqError, match=r"layer \S+: (a branch has collapsed|.*not finite)"):
-        quantized(params, data, float_run, tmp_path, training={"learning_rate": 1e12})
+        tiny.train(data, begun, tmp_path, made=tiny.row(learning_rate=999.0, scale_learning_rate=999.0))
 
 
-def test_time_box_stops_before_an_epoch_that_does_not_fit(params, data, float_run, tmp_path):
-    from dbq.training.loop import OutOfTime
-
-    experiment = config.experiment(params, "smoke", KEY)
-    setting = runs.Setting(data, tmp_path, deadline=time.monotonic() - 1, **QUIET)
-    with pytest.raises(OutOfTime, match="goes on from there"):
-        runs.train_quantized(experiment, 0, float_run.network.state_dict(), setting)
-
-
-def checkpoint_of(folder, **content):
-    checkpoint = Checkpoint(folder, 0, "f" * 64, "resnet20")
-    checkpoint.write(state={}, **content)
-    return checkpoint
+def test_weights_of_another_shape_or_type_are_one_error(data, begun, tmp_path):
+    for value in (torch.zeros(3), begun.state["conv1.weight"].double(), 5):
+        state = begun.state | {"conv1.weight": value}
+        with pytest.raises(DbqError, match=r"float weights of canary: conv1\.weight is .* instead of"):
+            tiny.train(data, runs.Beginning("canary", "other", state), tmp_path)
+    with pytest.raises(DbqError, match="1 names differ"):
+        tiny.train(data, runs.Beginning("canary", "fewer", {k: v for k, v in begun.state.items() if k != "linear.bias"}), tmp_path)
 
 
-def test_checkpoint_of_another_network_or_config(tmp_path):
-    checkpoint = checkpoint_of(tmp_path)
-    state = checkpoints.load(checkpoint.path)
-    with pytest.raises(DbqError, match="of resnet20, not of mobilenet_v1"):
-        checkpoints.check(state, checkpoint.path, "mobilenet_v1", "f" * 64)
-    with pytest.raises(DbqError, match="other settings or data"):
-        checkpoints.check(state, checkpoint.path, "resnet20", "e" * 64)
+def test_the_time_box_stops_before_an_epoch_that_does_not_fit(data, begun, tmp_path):
+    with pytest.raises(loop.OutOfTime, match="goes on from there"):
+        tiny.train(data, begun, tmp_path, deadline=time.monotonic() - 1)
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"hello" * 50])
-def test_damaged_checkpoints_name_the_file(tmp_path, damage):
-    checkpoint = checkpoint_of(tmp_path)
-    checkpoint.path.write_bytes(damage(checkpoint.path.read_bytes()))
-    with pytest.raises(DbqError, match=rf"{checkpoint.path.name}: damaged"):
-        checkpoint.read(log=lambda line: None)
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.mkdir, ("pwned",)
-
-
-def test_a_checkpoint_cannot_run_code(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"state": Malicious()}, tmp_path / "model.pt")
-    with pytest.raises(DbqError, match="not a file of tensors"):
-        checkpoints.load(tmp_path / "model.pt")
-    assert not (tmp_path / "pwned").exists()
-
-
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    checkpoint = checkpoint_of(tmp_path, epoch=1)
-    before = checkpoint.path.read_bytes()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DbqError, match=r"No space left on device.*free some space"):
-        checkpoint.write(state={}, epoch=2)
-    assert checkpoint.path.read_bytes() == before
-    assert os.listdir(tmp_path) == [checkpoint.path.name]
-
-
-def test_unknown_key_and_missing_device():
-    command = [sys.executable, "-m", "dbq.training", "resnet20-cifar10-dbq-9t"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "src"})
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "resnet20-cifar10-dbq-9t" in done.stderr
-    if not torch.cuda.is_available():
-        with pytest.raises(DbqError, match="device"):
-            runs.Setting("data", device="cuda")
+def test_a_missing_device_is_one_error():
+    for device in ("cuda", "foo"):
+        if device == "foo" or not torch.cuda.is_available():
+            with pytest.raises(DbqError, match=f"device: .?{device}"):
+                runs.Place("data", device=device)
 
 
 def test_missing_external_weights_name_the_remedy(monkeypatch, tmp_path):
@@ -240,12 +176,9 @@ def test_missing_external_weights_name_the_remedy(monkeypatch, tmp_path):
         runs.find_weights("resnet20.th")
 
 
-def test_batch_norm_statistics_are_those_of_the_hard_weights(params, data, float_run, tmp_path):
-    from dbq.training.evaluation import reestimate_batch_norm
-
-    run = quantized(params, data, float_run, tmp_path)
-    split = datasets.load(data).splits["train"]
-    batches = runs.batches(split, datasets.load(data).manifest, 64, "cpu")
+def test_batch_norm_statistics_are_those_of_the_hard_weights(data, begun, tmp_path):
+    run = tiny.train(data, begun, tmp_path)
+    batches = runs.batches(datasets.load(data).splits["train"], datasets.read_manifest(data), 16, "cpu")
     reestimate_batch_norm(run.network, batches, 3, seed=5)
     inputs = []
     run.network.bn1.register_forward_hook(lambda module, values, _: inputs.append(values[0]))
@@ -256,22 +189,21 @@ def test_batch_norm_statistics_are_those_of_the_hard_weights(params, data, float
     assert float(run.network.bn1.running_mean[0]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_a_bf16_run_learns_says_so_in_its_label_and_warns_without_hardware(params, data, float_run, tmp_path, monkeypatch):
+def test_a_bf16_training_says_where_the_processor_lacks_it(data, begun, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
     lines = []
-    tree = copy.deepcopy(params)
-    tree["schedules"]["finetune"]["smoke"] |= {"precision": "bf16", "epochs": 1}
-    experiment = config.experiment(tree, "smoke", KEY)
-    run = runs.train_quantized(experiment, 0, float_run.network.state_dict(), runs.Setting(data, tmp_path, log=lines.append))
+    run = tiny.train(data, begun, tmp_path, made=tiny.row(precision="bf16"), log=lines.append)
     assert any("no bfloat16 instructions" in line for line in lines)
-    assert run.top1 > 30  # of ten classes
     assert all(value.dtype != torch.bfloat16 for value in run.network.state_dict().values())
-    assert results.label(False, "cpu (1 thread)", experiment.training, 1) == "MEASURED: CPU-size schedule (1 epochs, bf16)"
-    assert results.label(False, "NVIDIA H200; cpu (1 thread)", experiment.training, 1) == "MEASURED: short schedule (1 epochs, bf16)"
+
+
+def test_a_label_says_how_far_a_number_may_be_believed():
+    assert results.label(False, ["cpu (1 thread)"], 1, "bf16") == "MEASURED: CPU-size schedule (1 epochs, bf16)"
+    assert results.label(False, ["cpu (1 thread)", "NVIDIA H200; cpu (1 thread)"], 1, "bf16") == "MEASURED: short schedule (1 epochs, bf16)"
+    assert "not evidence" in results.label(True, ["cpu (1 thread)"], 1, "bf16")
 
 
 def test_determinism_fills_no_new_memory_and_puts_the_settings_back():
-    fill = torch.utils.deterministic
     for enabled in (True, False):
         with pytest.raises(DbqError), loop.determinism(enabled):
             assert torch.are_deterministic_algorithms_enabled() == enabled
@@ -279,4 +211,3 @@ def test_determinism_fills_no_new_memory_and_puts_the_settings_back():
             assert not torch.empty(1 << 20).isnan().all()  # what torch would write
             raise DbqError("stop", "nothing")
         assert not torch.are_deterministic_algorithms_enabled()
-        assert fill.fill_uninitialized_memory

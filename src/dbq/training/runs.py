@@ -141,7 +141,7 @@ def _teacher(row: Row, beginning: Beginning, place: Place) -> nn.Module | None:
 def _train(entry, network, recipe, seed: int, checkpoint: Checkpoint, place: Place, test: bool, teacher=None) -> Run:
     allocator.keep_freed_memory()
     torch.set_num_threads(recipe.threads)
-    data = load_data(place.data)
+    data = load_data(place.data, name=entry.dataset, profile=entry.profile)
     manifest, splits = data.manifest, data.splits
     if test:  # damaged test images are noticed before the training, not after it; none of them is looked at
         load_data(place.data, ("test",))
