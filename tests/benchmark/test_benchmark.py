@@ -139,7 +139,7 @@ def test_compiled_kernels_without_a_compiler_are_a_row_that_says_so(monkeypatch)
 @pytest.mark.skipif(libraries.why_not("brevitas") is not None, reason="Brevitas is an optional library")
 def test_brevitas_quantizes_the_layers_that_the_policy_names():
     batch = subjects.random_batch(4, "cpu")
-    trained = subjects.trainee("brevitas-lsq-2", subjects.experiment("smoke", "resnet20", "brevitas-lsq-2", 32), *batch)
+    trained = subjects.trainee("brevitas-lsq-2", subjects.row("resnet20", "brevitas-lsq-2", 32), *batch)
     trained()
     layers = [module for module in trained.network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     values = [len(layer.quant_weight().value.unique()) for layer in layers]
@@ -180,8 +180,7 @@ def test_the_step_of_rows_beside_the_float_network_of_the_first():
 
 
 def test_a_step_changes_the_weights_of_every_layer():
-    entry = subjects.experiment("smoke", "resnet20", "dbq-1t", 8)
-    trained = subjects.trainee("dbq-1t", entry, *subjects.random_batch(4, "cpu"))
+    trained = subjects.trainee("dbq-1t", subjects.row("resnet20", "dbq-1t", 8), *subjects.random_batch(4, "cpu"))
     before = [weight.detach().clone() for _, _, weight in policies.weight_quantizers(trained.network)]
     trained()
     after = [weight for _, _, weight in policies.weight_quantizers(trained.network)]
@@ -207,7 +206,7 @@ def test_the_peak_is_set_back_and_follows_what_was_held():
 
 @pytest.mark.skipif(not memory.can_measure("cpu"), reason="needs Linux's /proc")
 def test_the_gradient_by_output_needs_less_memory():
-    by_input, by_output = (memory.peak("smoke", "resnet20", name, 8, 64, "cpu") for name in ("float-by-input", "float"))
+    by_input, by_output = (memory.peak("resnet20", name, 8, 64) for name in ("float-by-input", "float"))
     assert by_output < 0.85 * by_input
 
 
