@@ -79,7 +79,7 @@ def _with_sum(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "data", [_with_sum(b""), _with_sum(os.urandom(300)), _with_sum(pickle.dumps(_Runs())), _with_sum(b"PK\x05\x06" + bytes(18))]
+    "data", [_with_sum(b""), _with_sum(os.urandom(300)), _with_sum(pickle.dumps(_Runs(), 2)), _with_sum(b"PK\x05\x06" + bytes(18))]
 )  # fmt: skip
 def test_junk_under_a_right_sum_is_refused_and_runs_nothing(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)

@@ -161,7 +161,7 @@ def test_a_file_is_verified_and_its_sum_is_as_documented(made, file):
 def test_every_flipped_bit_and_every_cut_is_refused(file, tmp_path):
     data, draw, path = file.read_bytes(), random.Random(0), tmp_path / "flipped.onnx"
     start = data.rfind(b"content_sha256")
-    places = [*(draw.randrange(8 * len(data)) for _ in range(100)), *range(8 * start, 8 * (start + 80))]
+    places = [*(draw.randrange(8 * len(data)) for _ in range(100)), *(8 * byte + byte % 8 for byte in range(start, start + 80))]
     for place in places:
         changed = bytearray(data)
         changed[place // 8] ^= 1 << place % 8

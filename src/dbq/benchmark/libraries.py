@@ -4,42 +4,47 @@ Brevitas (https://github.com/Xilinx/brevitas) has quantizing layers in place of 
 (https://github.com/pytorch/ao) fake-quantizes linear layers and embeddings, not convolutions: nothing here compares with it.
 """
 
+from __future__ import annotations
+
 import importlib.util
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from dbq.errors import DbqError
 from dbq.insertion.policies import REASONS
 from dbq.networks.count import layer_shapes
-from dbq.settings.resolve import Row
+
+if TYPE_CHECKING:
+    from dbq.settings import Row
 
 NOT_INSTALLED = "not run: not installed (pip install '.[libraries]')"
 LINEAR_ONLY = "not run: torchao fake-quantizes linear layers only, these networks are convolutional"
 
 
 def why_not(library: str) -> str | None:
-    """The status of a row that a library can't give, or None."""
+    """Why a library can't give a row, as the row's status, or None."""
     if importlib.util.find_spec(library) is None:
         return NOT_INSTALLED
     return LINEAR_ONLY if library == "torchao" else None
 
 
-def quantize(network: nn.Module, entry: Row, image_shape: tuple[int, int, int]) -> nn.Module:
+def quantize(network: nn.Module, row: Row, image_shape: tuple[int, int, int]) -> nn.Module:
     """Replace every layer by Brevitas's with the bits that the layer policy gives it; the activations stay in float.
 
     `uniform`: the scale follows the largest weight; `lsq`: one learnt scale per layer, its gradient through the rounding.
     """
-    if entry.method not in ("uniform", "lsq"):
+    if row.method not in ("uniform", "lsq"):
         raise DbqError(
-            f"overhead.methods: Brevitas has no {entry.method} as it is meant here", "choose brevitas-uniform-8 or brevitas-lsq-2"
+            f"overhead.methods: Brevitas is compared in uniform and lsq, not in {row.method}", "choose brevitas-uniform-8 or brevitas-lsq-2"
         )
     for shape in layer_shapes(network, image_shape):
-        choice = getattr(entry.policy, shape.kind) if shape.kind in REASONS else entry.policy.other
+        choice = getattr(row.policy, shape.kind) if shape.kind in REASONS else row.policy.other
         if choice == "float":
             continue
-        learnt = choice == "method" and entry.method == "lsq"
-        bits = entry.quantizer.weight_bits if choice == "method" else choice
-        full_range = learnt and entry.quantizer.levels == "full"
+        learnt = choice == "method" and row.method == "lsq"
+        bits = row.quantizer.weight_bits if choice == "method" else choice
+        full_range = learnt and row.quantizer.levels == "full"
         parent, _, child = shape.name.rpartition(".")
         setattr(network.get_submodule(parent), child, _layer(network.get_submodule(shape.name), bits, learnt, full_range))
     return network

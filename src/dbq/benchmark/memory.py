@@ -1,8 +1,8 @@
 """Peak memory of training steps.
 
-On a GPU torch counts it. On a CPU each network trains in a fresh process of its own, and the peak is that of the process's resident
-memory above what it had before the first step. The peak is Linux's VmHWM, set back before that step: ru_maxrss can't be set back, so it
-would keep the peak of the quantizers' fits, and in a child it starts at the peak of the parent (getrusage(2)).
+On a GPU torch counts it. On a CPU each network trains in a fresh process, and the peak is the largest resident memory of that process, less
+what it had before the first step. It is read from Linux's VmHWM, which can be reset before that step. ru_maxrss can't be reset: it would
+include the fits of the quantizers, and in a child it starts at the peak of the parent (getrusage(2)).
 
 python -m dbq.benchmark.memory < REQUEST.json    # what `peak` runs; prints {"bytes": N}
 """
@@ -30,11 +30,11 @@ def can_measure(device: str) -> bool:
     return device.startswith("cuda") or (os.access(RESET, os.W_OK) and "VmHWM" in STATUS.read_text())
 
 
-def peak(params: dict, profile: str, network: str, name: str, activation_bits: int, batch_size: int, device: str) -> int:
+def peak(network: str, name: str, activation_bits: int, batch_size: int, device: str = "cpu") -> int:
     """Bytes at the peak of STEPS training steps of one subject ("float" at 32 bits: the float network)."""
     request = {
-        "params": params, "profile": profile, "network": network, "name": name, "activation_bits": activation_bits,
-        "batch_size": batch_size, "device": device, "threads": torch.get_num_threads(),
+        "network": network, "name": name, "activation_bits": activation_bits, "batch_size": batch_size, "device": device,
+        "threads": torch.get_num_threads(),
     }  # fmt: skip
     if device.startswith("cuda"):
         return _on_gpu(request)
@@ -47,16 +47,14 @@ def peak(params: dict, profile: str, network: str, name: str, activation_bits: i
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise DbqError(
             f"overhead: the memory of {name} on {network} was not measured, status {done.returncode}: {last}",
-            "lower overhead.PROFILE.batch_size, or set memory: false",
+            "lower overhead.batch_size, or set overhead.memory: false",
         )
     return json.loads(done.stdout.splitlines()[-1])["bytes"]
 
 
 def _trainee(request: dict) -> subjects.Trainee:
-    entry = subjects.experiment(
-        request["params"], request["profile"], request["network"], request["name"], request["activation_bits"]
-    )  # fmt: skip
-    return subjects.trainee(request["name"], entry, *subjects.random_batch(request["batch_size"], request["device"]))
+    row = subjects.row(request["network"], request["name"], request["activation_bits"])
+    return subjects.trainee(request["name"], row, *subjects.random_batch(request["batch_size"], request["device"]))
 
 
 def _on_gpu(request: dict) -> int:
@@ -72,9 +70,7 @@ def _on_gpu(request: dict) -> int:
 def _in_this_process(request: dict) -> int:
     torch.set_num_threads(request["threads"])
     # the first step of a process also loads code, or compiles it: a step on a small batch does that
-    subject = subjects.SUBJECTS[request["name"]]
-    compiles = subject.method == "dbq" and subject.compile
-    warmup = {} if compiles else {"name": "float", "activation_bits": 32}
+    warmup = {} if subjects.SUBJECTS[request["name"]].kernels == "compiled" else {"name": "float", "activation_bits": 32}
     _trainee({**request, **warmup, "batch_size": 2})()
     step = _trainee(request)
     gc.collect()

@@ -1,4 +1,10 @@
-"""What is measured: the quantizers by name, and a network of a name that is ready for a training step."""
+"""What is measured: the quantizers by name, and a network of a name that is ready for a training step.
+
+The settings stand here and not in params.yaml: what is measured has to stay the same, whatever rows are trained. How long a step takes
+doesn't depend on learning rates, temperatures or the values of scales.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -10,79 +16,113 @@ from dbq import networks
 from dbq.benchmark import libraries
 from dbq.errors import DbqError
 from dbq.insertion import activations, policies
-from dbq.settings import resolve as config
-from dbq.settings.resolve import Row
+from dbq.settings.entries import ActivationSettings, DatasetSettings, PolicySettings, Row, TrainingSettings
+from dbq.settings.quantizers import (
+    DbqSettings,
+    LqNetsSettings,
+    LsqSettings,
+    QuantizationNetworksSettings,
+    SawbSettings,
+    TemperatureSettings,
+    TtqSettings,
+    TwnSettings,
+    UniformSettings,
+)
+from dbq.settings.values import Settings
 from dbq.training import optimiser
 from dbq.training.step import EAGER_STEPS, Step
 
-DATASET, SCHEDULE, POLICY = "cifar10", "finetune", "standard"  # of all subjects
 CLASSES, IMAGE_SIZE = 10, 32
 CALIBRATION_IMAGES = 64
-UNFITTED = {"initial": "largest"}  # a step takes as long from any scales, and the fit would take longer than the steps
+DATA = DatasetSettings(
+    source="cifar10", classes=CLASSES, form="32x32", validation=5000, split_seed=0, stand_in=False, augment={"pad": 4, "flip": True},
+    normalise="measured",
+)  # fmt: skip
+POLICY = PolicySettings(first=8, depthwise=8, classifier=8, other="method")
+TRAINING = {
+    "epochs": 1, "batch_size": 128, "learning_rate": 0.02, "schedule": "constant", "milestones": [], "warmup_epochs": 0, "momentum": 0.9,
+    "nesterov": True, "weight_decay": 1e-4, "label_smoothing": 0.0, "scale_learning_rate": 1.0, "bn_batches": 0, "frozen_bn_epochs": 0,
+    "distillation": 0.0, "distillation_temperature": 4.0, "precision": "fp32", "threads": 1, "deterministic": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Subject:
     """A quantizer of dbq.quantizers with these settings, or the same quantizer as a library builds it.
 
-    Without a method the weights stay in float: with 8-bit activations that is what the activations alone cost.
+    Without a quantizer the weights stay in float: with 8-bit activations that is what the activations alone cost.
     """
 
-    method: str | None
-    settings: dict
+    method: str = "dbq"
+    quantizer: Settings | None = None
     library: str | None = None
-    compile: bool | str = "auto"  # of DBQ's kernels, as in schedules
-    gradient: str | None = None  # instead of activations.gradient
+    kernels: str = "eager"
+    gradient: str = "output"  # of the activations
 
 
+def _branches(count: int) -> DbqSettings:
+    """`largest`: a step takes as long from any scales, and a fit of them would take longer than the steps."""
+    return DbqSettings(
+        branches=count, forward="hard", temperature=TemperatureSettings(start=12.0, end=12.0), scales="layer", gradient_scale="lsq",
+        initial="largest",
+    )  # fmt: skip
+
+
+UNIFORM_8, LSQ_2, LSQ_4 = UniformSettings(bits=8), LsqSettings(bits=2, levels="symmetric"), LsqSettings(bits=4, levels="full")
 SUBJECTS = {
-    "float": Subject(None, {}),
-    "dbq-1t": Subject("dbq", {"branches": 1, **UNFITTED}),
-    "dbq-2t": Subject("dbq", {"branches": 2, **UNFITTED}),
-    "dbq-3t": Subject("dbq", {"branches": 3, **UNFITTED}),
-    "dbq-1t-eager": Subject("dbq", {"branches": 1, **UNFITTED}, compile=False),
-    "dbq-2t-eager": Subject("dbq", {"branches": 2, **UNFITTED}, compile=False),
-    "dbq-3t-eager": Subject("dbq", {"branches": 3, **UNFITTED}, compile=False),
-    "dbq-1t-compiled": Subject("dbq", {"branches": 1, **UNFITTED}, compile="quantizers"),
-    "dbq-2t-compiled": Subject("dbq", {"branches": 2, **UNFITTED}, compile="quantizers"),
-    "dbq-3t-compiled": Subject("dbq", {"branches": 3, **UNFITTED}, compile="quantizers"),
-    "float-by-input": Subject(None, {}, gradient="input"),
-    "dbq-2t-by-input": Subject("dbq", {"branches": 2, **UNFITTED}, gradient="input"),
-    "uniform-8": Subject("uniform", {"bits": 8}),
-    "twn": Subject("twn", {}),
-    "ttq": Subject("ttq", {}),
-    "lsq-2": Subject("lsq", {"bits": 2, "levels": "symmetric"}),
-    "lsq-4": Subject("lsq", {"bits": 4, "levels": "full"}),
-    "lq-nets-2": Subject("lq_nets", {"branches": 2}),
-    "quantization-networks": Subject("quantization_networks", {}),
-    "sawb-4": Subject("sawb", {"bits": 4}),
-    "brevitas-uniform-8": Subject("uniform", {"bits": 8}, "brevitas"),
-    "brevitas-lsq-2": Subject("lsq", {"bits": 2, "levels": "symmetric"}, "brevitas"),
-    "brevitas-lsq-4": Subject("lsq", {"bits": 4, "levels": "full"}, "brevitas"),
-    "torchao-uniform-8": Subject("uniform", {"bits": 8}, "torchao"),
+    "float": Subject(),
+    "dbq-1t": Subject(quantizer=_branches(1)),
+    "dbq-2t": Subject(quantizer=_branches(2)),
+    "dbq-3t": Subject(quantizer=_branches(3)),
+    "dbq-1t-compiled": Subject(quantizer=_branches(1), kernels="compiled"),
+    "dbq-2t-compiled": Subject(quantizer=_branches(2), kernels="compiled"),
+    "dbq-3t-compiled": Subject(quantizer=_branches(3), kernels="compiled"),
+    "float-by-input": Subject(gradient="input"),
+    "dbq-2t-by-input": Subject(quantizer=_branches(2), gradient="input"),
+    "uniform-8": Subject("uniform", UNIFORM_8),
+    "twn": Subject("twn", TwnSettings(scales="channel")),
+    "ttq": Subject("ttq", TtqSettings(threshold=0.05, initial="mean", gradient_scale="lsq")),
+    "lsq-2": Subject("lsq", LSQ_2),
+    "lsq-4": Subject("lsq", LSQ_4),
+    "lq-nets-2": Subject("lq_nets", LqNetsSettings(branches=2, scales="channel")),
+    "quantization-networks": Subject(
+        "quantization_networks", QuantizationNetworksSettings(levels=[-1, 0, 1], temperature_step=20.0, temperature_cap=2000.0)
+    ),
+    "sawb-4": Subject("sawb", SawbSettings(bits=4)),
+    "brevitas-uniform-8": Subject("uniform", UNIFORM_8, "brevitas"),
+    "brevitas-lsq-2": Subject("lsq", LSQ_2, "brevitas"),
+    "brevitas-lsq-4": Subject("lsq", LSQ_4, "brevitas"),
+    "torchao-uniform-8": Subject("uniform", UNIFORM_8, "torchao"),
 }
 
 
-def check_names(network_names: list[str], method_names: list[str]) -> None:
-    """Raise DbqError for an unknown or a repeated name, and for none."""
-    for key, names, known in (("networks", network_names, networks.NAMES), ("methods", method_names, SUBJECTS)):
-        for name in names:
+def names(network_names: list[str], method_names: list[str] | str) -> list[str]:
+    """The methods, where `all` stands for every one. Raises DbqError for an unknown or a repeated name, and for none."""
+    methods = list(SUBJECTS) if method_names == "all" else method_names
+    for key, found, known in (("networks", network_names, networks.NAMES), ("methods", methods, SUBJECTS)):
+        for name in found:
             if name not in known:
                 raise DbqError(f"overhead.{key}: unknown value {name!r}", f"choose from {', '.join(known)}")
-        if not names or len(set(names)) != len(names):
-            raise DbqError(f"overhead.{key}: {names}", "name at least one, each once")
+        if not found or len(set(found)) != len(found):
+            raise DbqError(f"overhead.{key}: {found}", "name at least one, each once")
+    return methods
 
 
-def experiment(params: dict, profile: str, network: str, name: str, activation_bits: int) -> Row:
-    """The experiment that the subject `name` stands for, on the 32x32 form of the network. Its seeds make no difference to a step."""
-    subject, key = SUBJECTS[name], f"{network}-{name}"
-    entry = {
-        "network": network, "dataset": DATASET, "method": subject.method or "dbq", "activation_bits": activation_bits, "policy": POLICY,
-        "schedule": SCHEDULE, "seeds": {profile: [0]}, "quantizer": subject.settings, "training": {"compile": subject.compile},
-    }  # fmt: skip
-    changes = {} if subject.gradient is None else {"gradient": subject.gradient}
-    activations = {**config.lookup(params, "activations"), **changes}
-    return config.experiment({**params, "experiments": {key: entry}, "activations": activations}, profile, key)
+def check_device(device: str) -> None:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise DbqError(f"device: {device} was asked for and torch finds no GPU", "use the device cpu")
+
+
+def row(network: str, name: str, activation_bits: int) -> Row:
+    """The row that the subject `name` stands for, on the 32x32 form of the network."""
+    subject, quantizer = SUBJECTS[name], SUBJECTS[name].quantizer or SUBJECTS["dbq-1t"].quantizer
+    clips = ActivationSettings(clip="batch_norm", k=4.0, calibration_images=CALIBRATION_IMAGES, gradient=subject.gradient)
+    return Row(
+        key=f"{network}-{name}", profile="overhead", start=network, network=network, dataset="cifar10", dataset_settings=DATA,
+        method=subject.method, quantizer=quantizer, weight_bits=quantizer.weight_bits, branches=quantizer.branches,
+        activation_bits=activation_bits, activations=clips, policy=POLICY,
+        training=TrainingSettings(**TRAINING, kernels=subject.kernels), seeds=[0], judged="test", compared_with=None,
+    )  # fmt: skip
 
 
 class Trainee:
@@ -122,34 +162,34 @@ def random_batch(batch_size: int, device: str, size: int = IMAGE_SIZE, classes: 
     return images.to(device), torch.randint(0, classes, (batch_size,), generator=generator).to(device)
 
 
-def float_trainee(entry: Row, images: Tensor, labels: Tensor) -> Trainee:
-    """The float network of an experiment."""
-    return Trainee(_float_network(entry, images), entry.training, images, labels)
+def float_trainee(row: Row, images: Tensor, labels: Tensor) -> Trainee:
+    """The float network of a row."""
+    return Trainee(_float_network(row, images), row.training, images, labels)
 
 
-def quantized_trainee(entry: Row, images: Tensor, labels: Tensor) -> Trainee:
-    """The network of an experiment with its quantizers inserted and, if its schedule says so, their kernels compiled."""
-    network = _float_network(entry, images)
-    policies.quantize(network, entry, images[:CALIBRATION_IMAGES])
-    if entry.training.compile:
-        policies.compile_quantizers(network, optional=entry.training.compile == "auto")
-    return Trainee(network, entry.training, images, labels)
+def quantized_trainee(row: Row, images: Tensor, labels: Tensor) -> Trainee:
+    """The network of a row with its quantizers inserted, and compiled kernels where the row asks for them."""
+    network = _float_network(row, images)
+    policies.quantize(network, row, images[:CALIBRATION_IMAGES])
+    if row.training.kernels == "compiled":
+        policies.use_compiled_kernels(network)
+    return Trainee(network, row.training, images, labels)
 
 
-def trainee(name: str, entry: Row, images: Tensor, labels: Tensor) -> Trainee:
-    """The subject `name`, whose experiment is `entry`."""
+def trainee(name: str, row: Row, images: Tensor, labels: Tensor) -> Trainee:
+    """The subject `name`, whose row is `row`."""
     subject = SUBJECTS[name]
-    if subject.library is None and subject.method is not None:
-        return quantized_trainee(entry, images, labels)
-    network = _float_network(entry, images)
+    if subject.library is None and subject.quantizer is not None:
+        return quantized_trainee(row, images, labels)
+    network = _float_network(row, images)
     if subject.library is not None:
-        network = libraries.quantize(network, entry, tuple(images.shape[1:])).to(images.device, memory_format=torch.channels_last)
-    elif entry.activation_bits < 32:
-        activations.insert(network, entry.activation_bits, entry.activations, images[:CALIBRATION_IMAGES])
-    return Trainee(network, entry.training, images, labels)
+        network = libraries.quantize(network, row, tuple(images.shape[1:])).to(images.device, memory_format=torch.channels_last)
+    elif row.activation_bits < 32:
+        activations.insert(network, row.activation_bits, row.activations, images[:CALIBRATION_IMAGES])
+    return Trainee(network, row.training, images, labels)
 
 
-def _float_network(entry: Row, images: Tensor) -> nn.Module:
+def _float_network(row: Row, images: Tensor) -> nn.Module:
     torch.manual_seed(0)
-    network = networks.build(entry.network, entry.dataset_settings.classes, entry.dataset_settings.form)
+    network = networks.build(row.network, row.dataset_settings.classes, row.dataset_settings.form)
     return network.to(images.device, memory_format=torch.channels_last)

@@ -81,6 +81,8 @@ def verify(path, data=None, key: str | None = None) -> dict:
     split = prepared.splits["test"]
     try:
         correct = _correct(exported.program, split.images, split.labels)
+    except DbqError as error:
+        raise DbqError(f"{path}: {error.problem}", error.remedy) from None
     except (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
         raise DbqError(f"{path}: its program can't be run ({type(error).__name__})", EXPORT_AGAIN) from None
     found = result(correct, prepared)
