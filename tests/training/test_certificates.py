@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 
 from dbq.errors import DbqError
-from dbq.settings import networks, policies
-from dbq.settings import resolve as config
+from dbq.insertion import policies
 from dbq.training import certificates, optimiser
 from dbq.training.loop import Trainee
 from dbq.training.oscillation import Oscillation
@@ -15,10 +15,7 @@ from dbq.training.oscillation import Oscillation
 
 @pytest.fixture
 def run():
-    experiment = config.experiment(config.read("params.yaml"), "smoke", "resnet20-cifar10-dbq-2t")
-    torch.manual_seed(0)
-    network = networks.build("resnet20", 10, "32x32")
-    policy = policies.quantize(network, experiment, torch.randn(8, 3, 8, 8))
+    network, policy = tiny.network_with(tiny.row())
     return SimpleNamespace(network=network.eval(), policy=policy, fit=SimpleNamespace(oscillating={}))
 
 
@@ -50,7 +47,7 @@ def test_each_violation_is_found_and_named(run):
     found = violated(run)
     assert "no dead or collapsed branch" in found
     assert "smallest distance of neighbouring levels" in found
-    with pytest.raises(DbqError, match=f"experiments.x: violated: .*{name}"):
+    with pytest.raises(DbqError, match=f"rows.x: violated: .*{name}"):
         certificates.demand(certificates.certify(run, "dbq"), "x")
 
 
@@ -67,27 +64,25 @@ def test_a_weight_that_returns_to_its_level_oscillates_and_one_that_moves_on_doe
     path = [(levels[0], levels[0]), (levels[1], levels[1]), (levels[0], levels[2])]
     for back, onward in path:
         flat[0], flat[1] = back, onward
-        oscillation.look()
+        oscillation.sample()
     assert oscillation.rates()[name] == pytest.approx(1 / flat.numel())
 
 
-@pytest.mark.parametrize(("epochs", "looks"), [(1, 2), (2, 4)])
-def test_the_last_epoch_is_watched_and_of_a_single_one_the_second_half(monkeypatch, epochs, looks):
-    recipe = config.training(config.read("params.yaml"), "smoke", "finetune", {"epochs": epochs}, "test")
+@pytest.mark.parametrize(("epochs", "samples"), [(1, 2), (2, 4)])
+def test_the_last_epoch_is_watched_and_of_a_single_one_the_second_half(monkeypatch, epochs, samples):
+    recipe = tiny.row(epochs=epochs).training
     network, seen = torch.nn.Linear(3, 2), []
-    monkeypatch.setattr(Oscillation, "look", lambda self: seen.append(1))
+    monkeypatch.setattr(Oscillation, "sample", lambda self: seen.append(1))
     batches = SimpleNamespace(epoch=lambda seed: 40 * [(torch.randn(2, 3), torch.tensor([0, 1]))], images_per_epoch=80)
     trainee = Trainee(network, optimiser.build(network, recipe), recipe, seed=0, teacher=None)
     for epoch in range(epochs):
         trainee.epoch(batches, epoch, steps=40)
-    assert len(seen) == looks
+    assert len(seen) == samples
 
 
 @pytest.mark.parametrize(("bits", "judged"), [(4, True), (8, False)])
 def test_oscillation_is_judged_where_levels_are_far_apart(bits, judged):
-    experiment = config.experiment(config.read("params.yaml"), "cifar10", f"resnet20-cifar10-uniform-{bits}")
-    network = networks.build("resnet20", 10, "32x32")
-    policy = policies.quantize(network, experiment, torch.randn(8, 3, 8, 8))
+    network, policy = tiny.network_with(tiny.row(({"bits": bits}, {}, {}, {}), "uniform"))
     name = next(layer.layer for layer in policy if layer.reason.endswith("the method"))
     run = SimpleNamespace(network=network.eval(), policy=policy, fit=SimpleNamespace(oscillating={name: 0.9}))
     rows = [row for row in certificates.certify(run, "uniform") if row["layer"] == name and row["value"] == 0.9]

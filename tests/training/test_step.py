@@ -1,17 +1,17 @@
 """The step that a GPU replays: nothing in it may wait for the device, and what it sums and updates is what plain torch gives."""
 
 import pytest
+import tiny
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dbq import networks
 from dbq.benchmark import subjects
-from dbq.settings import networks
-from dbq.settings import resolve as config
 from dbq.training import optimiser
 from dbq.training.loop import determinism
 from dbq.training.step import Step
 
-EXPERIMENTS = [key for key in config.read()["experiments"] if key.startswith("resnet20")]
+METHODS = [name for name, one in subjects.SUBJECTS.items() if one.method and not one.library and not name.endswith("-compiled")]
 # what copies a value or a size to the host, so that a CUDA graph can't hold it
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique", "_linalg_check_errors")
 
@@ -31,19 +31,13 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def declared(key):
-    params = config.read()
-    entry = {**params["experiments"][key], "seeds": {"smoke": [0]}}
-    return config.experiment({**params, "experiments": {key: entry}}, "smoke", key)
+def trainee(name, batch_size=4):
+    return subjects.trainee(name, subjects.row("resnet20", name, 8), *subjects.random_batch(batch_size, "cpu"))
 
 
-def trainee(key, batch_size=4):
-    return subjects.quantized_trainee(declared(key), *subjects.random_batch(batch_size, "cpu"))
-
-
-@pytest.mark.parametrize("key", EXPERIMENTS)
-def test_no_step_waits_for_a_gpu(key):
-    step = trainee(key)
+@pytest.mark.parametrize("name", METHODS)
+def test_no_step_waits_for_a_gpu(name):
+    step = trainee(name)
     step()  # tables that are made once
     with Waits() as waits:
         step()
@@ -59,7 +53,7 @@ def test_the_mode_notices_what_waits():
 
 def test_the_sums_are_those_of_the_steps():
     network = networks.build("resnet20", 10, "32x32").train()
-    recipe = config.pretrain(config.read(), "smoke", "resnet20-cifar10").training
+    recipe = tiny.row().training
     losses, hits = [], 0
 
     def loss_of(images, labels):
@@ -79,10 +73,11 @@ def test_the_sums_are_those_of_the_steps():
     assert int(step.correct) == hits
 
 
-def trained(experiment, graph):
+def trained(name, graph):
     """Weights and losses of six steps with deterministic kernels."""
     images, labels = subjects.random_batch(32, "cuda")
-    step = subjects.quantized_trainee(experiment, images.cpu(), labels.cpu())
+    row = subjects.row("resnet20", name, 8)
+    step = subjects.trainee(name, row, images.cpu(), labels.cpu())
     network = step.network.to("cuda", memory_format=torch.channels_last)
     losses = []
 
@@ -90,7 +85,7 @@ def trained(experiment, graph):
         logits = network(images)
         return torch.nn.functional.cross_entropy(logits, labels), logits
 
-    step = Step(network, optimiser.build(network, experiment.training), loss_of, graph=graph)
+    step = Step(network, optimiser.build(network, row.training), loss_of, graph=graph)
     for index in range(6):
         optimiser.set_learning_rate(step.optimiser, 0.02 / (index + 1))
         for quantizer in step.quantizers:
@@ -101,13 +96,14 @@ def trained(experiment, graph):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("key", EXPERIMENTS)
-def test_a_graph_trains_bit_for_bit_as_single_calls_do(key, monkeypatch):
+@pytest.mark.parametrize("name", METHODS)
+def test_a_graph_trains_bit_for_bit_as_single_calls_do(name, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    experiment = declared(key)
     with determinism(True):
-        (one, first), (other, second), (replayed, third) = (trained(experiment, graph) for graph in (False, False, True))
-    for name in first:
-        assert torch.equal(first[name], second[name]), f"{name}: single calls don't repeat themselves, so the comparison proves nothing"
-        assert torch.equal(first[name], third[name]), name
+        (one, first), (other, second), (replayed, third) = (trained(name, graph) for graph in (False, False, True))
+    for tensor in first:
+        assert torch.equal(first[tensor], second[tensor]), (
+            f"{tensor}: single calls don't repeat themselves, so the comparison proves nothing"
+        )
+        assert torch.equal(first[tensor], third[tensor]), tensor
     assert one == other == replayed

@@ -46,7 +46,11 @@ def test_a_fingerprint_leaves_the_code_out():
 def record(tmp_path, *runs):
     """runs: (machine, {subject: (code, weights)})."""
     content = [
-        {"machine": machine, "commit": str(number), "subjects": {name: {"code": code, "weights": weights} for name, (code, weights) in one.items()}}
+        {
+            "machine": machine,
+            "commit": str(number),
+            "subjects": {name: {"code": code, "weights": weights} for name, (code, weights) in one.items()},
+        }
         for number, (machine, one) in enumerate(runs)
     ]
     (tmp_path / "canary.json").write_text(json.dumps(content))

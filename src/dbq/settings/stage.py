@@ -79,8 +79,7 @@ def _plan(sections: dict, parsed: dict) -> Plan:
     kinds = {"datasets": DatasetSettings, "starts": Start, "rows": Row}
     read = {
         section: {
-            one["key"]: Planned(one["key"], kinds[section].model_validate(one["settings"]), one["reason"])
-            for one in sections[section]
+            one["key"]: Planned(one["key"], kinds[section].model_validate(one["settings"]), one["reason"]) for one in sections[section]
         }
         for section in kinds
     }

@@ -109,7 +109,12 @@ class Campaign:
                     self.log(f"{task.name}: {self._last_line(task)}")
                     self.write(tasks, failed)
                 left = self.deadline - time.monotonic()
-                ready = [task for task in waiting if self._ready(task)] if len(running) < self.parallel and left > 0 else []
+                lost = {task.key for task in failed}
+                ready = (
+                    [task for task in waiting if task.start not in lost and self._ready(task)]
+                    if len(running) < self.parallel and left > 0
+                    else []
+                )
                 if ready:
                     waiting.remove(ready[0])
                     running[ready[0]] = self._begin(ready[0], left / 60)

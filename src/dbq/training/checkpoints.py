@@ -19,7 +19,16 @@ from dbq.validity import equivalence, identity
 FORMAT = 2
 RERUN = "delete it and run the same command again"
 # what a checkpoint holds: name -> type; those of an unfinished training and those of a finished one besides
-COMMON = {"format": int, "network": str, "fingerprint": str, "identity": dict, "state": dict, "history": list, "epoch": int, "finished": bool}
+COMMON = {
+    "format": int,
+    "network": str,
+    "fingerprint": str,
+    "identity": dict,
+    "state": dict,
+    "history": list,
+    "epoch": int,
+    "finished": bool,
+}
 UNFINISHED = {"optimiser": dict}
 FINISHED = {"val_top1": float, "oscillating": dict, "provenance": dict}
 

@@ -120,6 +120,7 @@ def fit(
             _print_line(row, recipe.epochs, train.images_per_epoch / trained, (recipe.epochs - epoch - 1) * seconds[-1], log)
         if recipe.epochs > 0:
             reestimate_batch_norm(network, train, recipe.bn_batches, epoch_seed(seed, recipe.epochs))
+        _demand_finite(network, recipe)
         val_top1 = top1(network, validation)
     log(f"validation top1 after batch-norm re-estimation: {val_top1:.2f} %")
     checkpoint.write(
@@ -127,6 +128,12 @@ def fit(
         oscillating=trainee.oscillation.rates(), provenance=provenance,
     )  # fmt: skip
     return Fit(history, val_top1, checkpoint, trainee.oscillation.rates())
+
+
+def _demand_finite(network: nn.Module, recipe: TrainingSettings) -> None:
+    for name, value in network.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise DbqError(f"{name} is not finite after the training", f"lower learning_rate (now {recipe.learning_rate:g})")
 
 
 class Trainee:

@@ -12,7 +12,7 @@ from dbq.files import read_json, write_csv, write_json, write_sealed
 from dbq.insertion.policies import COLUMNS, branch_quantizers, method_quantizers, weight_quantizers
 from dbq.quantizers import branch_function
 from dbq.quantizers.temperature import temperature
-from dbq.training import certificates, committed
+from dbq.training import certificates
 from dbq.training.loop import HISTORY
 from dbq.training.runs import Run, beginning_of
 
@@ -85,7 +85,13 @@ def write_float(run: Run, start: Start, out) -> dict:
     out, values = Path(out), metrics(start, [run])
     beginning = beginning_of(run, start.key)
     values["seeds"][0] = {**values["seeds"][0], "state": beginning.digest}
-    content = {"key": start.key, "network": start.network, "image_size": run.image_size, "digest": beginning.digest, "state": beginning.state}
+    content = {
+        "key": start.key,
+        "network": start.network,
+        "image_size": run.image_size,
+        "digest": beginning.digest,
+        "state": beginning.state,
+    }
     write_sealed(out / "model.pt", content)
     write_json(out / "metrics.json", values)
     write_csv(out / "history.csv", run.fit.history if run.fit else run.past, HISTORY)

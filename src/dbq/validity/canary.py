@@ -62,7 +62,11 @@ def subjects() -> Iterator[tuple[str, str, list]]:
         yield "float", network, [None]
         for method, variants in VARIANTS.items():
             if network == "resnet20" or method in ON_OTHERS:
-                yield method, network, variants if network == "resnet20" else [*variants[:1], *([(*variants[0][:3], {"depthwise": "method"})])]
+                yield (
+                    method,
+                    network,
+                    variants if network == "resnet20" else [*variants[:1], *([(*variants[0][:3], {"depthwise": "method"})])],
+                )
 
 
 def entry(method: str, network: str, variant) -> Row | Start:

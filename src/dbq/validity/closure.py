@@ -69,9 +69,7 @@ def notebook_source(path) -> str:
     except (OSError, ValueError, KeyError) as error:
         raise DbqError(f"{path}: not a notebook ({error})", "restore it with `git checkout`") from None
     code = [
-        "".join(cell["source"])
-        for cell in cells
-        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
+        "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
     ]
     return "\n".join(line if not line.lstrip().startswith(("%", "!")) else "pass" for line in "\n".join(code).splitlines())
 
