@@ -18,7 +18,7 @@ from dbq.integer.planes import quantizer_of, take_apart
 from dbq.networks.count import LayerShape, layer_shapes
 
 if TYPE_CHECKING:
-    from dbq.settings import CostSettings, Row
+    from dbq.settings.entries import CostSettings, Row
 
 LAYER_COLUMNS = ["layer", "kind", "c_c", "c_s", "c_r", "c_m", "nonzeros", "weights", "accumulator_bits"]
 
