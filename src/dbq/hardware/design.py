@@ -96,7 +96,7 @@ def load_planes(path) -> np.ndarray:
     """Planes (branches, length) of a .npy file; DbqError where it can't be read."""
     try:
         planes = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy raises many kinds for a damaged header
         raise DbqError(f"{path}: not a readable .npy file ({error})", "write it with numpy.save") from None
     if not isinstance(planes, np.ndarray) or planes.ndim != 2:
         raise DbqError(f"{path}: no array of two dimensions", "it is (branches, length)")
