@@ -18,6 +18,7 @@ from dbq.errors import DbqError
 from dbq.networks.count import LayerShape, layer_shapes
 
 READINGS = st.sampled_from(formulas.READINGS)
+TERNARY_READINGS = st.sampled_from(formulas.TERNARY_READINGS)
 
 
 def sibling_totals(network, size, weight_bits, activation_bits, bias):
@@ -134,8 +135,9 @@ def test_another_bit_or_branch_is_never_cheaper(layer, reading, bits):
     more = with_nonzeros(weights, np.vstack([weights.nonzeros, weights.nonzeros[:1]]))
     for name in ("c_c", "c_s", "c_r", "c_m"):
         assert adders(shape, weights, reading)[name] <= adders(shape, more, reading)[name]
-    fixed = [LayerWeights("fixed_point", width, 1, weights.nonzeros[:1], 1) for width in (bits, bits + 1)]
-    assert adders(shape, fixed[0])["c_s"] <= adders(shape, fixed[1])["c_s"]
+    fixed = [LayerWeights("fixed_point", width, 0, weights.nonzeros[:1], 1, weights.nonzeros[:1]) for width in (bits, bits + 1)]
+    for name in ("c_c", "c_s", "c_r", "c_m"):
+        assert adders(shape, fixed[0], reading)[name] <= adders(shape, fixed[1], reading)[name]
 
 
 @given(st.integers(1, 60), st.integers(1, 3), READINGS, st.booleans())
@@ -162,7 +164,7 @@ def ternary_by_loop(nonzeros, bits, reading, count_bias, scale_bits):
     total, products = 0, []
     for count in (count for count in nonzeros if count):
         growth = (count - 1).bit_length()
-        if reading == "adder_only":
+        if reading != "two_bit_multiplier":
             total += (count - 1) * (bits + growth)
         else:
             total += count * 2 * bits + (count - 1) * (bits + 2 + growth - 1)
@@ -197,7 +199,7 @@ def test_a_wider_scale_or_a_counted_bias_is_never_cheaper(layer, reading, count_
     assert all(base[name] <= wider[name] and base[name] <= biased[name] for name in base)
 
 
-def test_all_four_readings_stand_side_by_side():
+def test_all_readings_stand_side_by_side():
     shape = shape_of(9, 4)
     layers = [(shape, dense.weights(shape, 2, 2), 8), (shape, dense.weights(shape, 8, 0), 8)]
     rows = formulas.readings(layers, 8)
@@ -333,3 +335,56 @@ def test_storage_follows_the_bits_of_the_method():
     shape = shape_of(5, 1)
     row = adders(shape, LayerWeights("ternary", 2, 2, np.array([[3], [2]]), 2))
     assert row["c_m"] == 5 * 2 + 2 * 8
+
+
+def test_signed_digits_are_the_fewest_of_all():
+    """Brute force over all sums of signed powers of two up to 2^6."""
+    powers = 2 ** np.arange(7)
+    fewest = {}
+    for digits in itertools.product((-1, 0, 1), repeat=7):
+        value = int(powers @ digits)
+        fewest[value] = min(fewest.get(value, 7), np.count_nonzero(digits))
+    integers = np.arange(-64, 64).reshape(2, 64)
+    planes = formulas.signed_digit_planes(integers)
+    assert planes.shape == (7, 2, 64) and set(np.unique(planes)) == {-1, 0, 1}
+    assert (np.tensordot(powers, planes, 1) == integers).all()
+    assert np.count_nonzero(planes, 0).ravel().tolist() == [fewest[value] for value in integers.ravel().tolist()]
+    assert not (planes[1:] * planes[:-1]).any()
+    assert formulas.signed_digit_planes([[0]]).tolist() == [[[0]]]
+
+
+@given(st.integers(2, 8), st.integers(1, 30), st.integers(1, 3), st.integers(1, 12), st.booleans(), st.integers(0, 999))
+@settings(deadline=None, max_examples=50)
+def test_signed_digits_cost_what_a_loop_over_digits_says(bits, length, channels, activation_bits, count_bias, seed):
+    """Digits by the carry rule of integers in base 2, counted filter by filter and digit by digit in plain integers."""
+    integers = np.random.default_rng(seed).integers(-(1 << bits - 1), 1 << bits - 1, (channels, length))
+    digits = (formulas.signed_digit_planes(integers) != 0).sum(2)
+    shape = shape_of(length, channels)
+    weights = LayerWeights("fixed_point", bits, 0, (integers != 0).sum(1)[None], 1, digits)
+
+    def by_loop(counts):
+        total, widths = 0, []
+        for position, count in enumerate(counts):
+            if count:
+                total += (count - 1) * (activation_bits + (count - 1).bit_length())
+                widths.append(activation_bits + 1 + (count - 1).bit_length() + position)
+        return total + (max(len(widths) - 1, 0) + count_bias) * max(widths, default=activation_bits)
+
+    def nonzeros(row):
+        """3x XOR x has a 1 beside every non-zero digit of x."""
+        found = [(3 * value ^ value) >> 1 for value in row.tolist()]
+        return [sum(value >> position & 1 for value in found) for position in range(bits)]
+
+    row = adders(shape, weights, "signed_digits", activation_bits, count_bias)
+    assert row["c_s"] == 3 * sum(by_loop(nonzeros(filter_)) for filter_ in integers)
+    assert row["c_c"] == 3 * channels * by_loop([length] * bits)
+    plain = adders(shape, weights, "adder_only", activation_bits, count_bias)
+    assert (row["c_r"], row["c_m"]) == (plain["c_r"], plain["c_m"])
+
+
+@pytest.mark.parametrize("digits", [None, [[1, 2]], [[6]], [[-1]], [[1]] * 5])
+def test_signed_digits_that_do_not_fit_name_the_layer(digits):
+    weights = LayerWeights("fixed_point", 4, 0, np.array([[3]]), 1, digits)
+    adders(shape_of(5, 1), weights)
+    with pytest.raises(DbqError, match="layer layer: its signed digits"):
+        adders(shape_of(5, 1), weights, "signed_digits")

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from tests.integer import quantized_networks as make
 
 from dbq.cost import network as counting
 from dbq.cost.formulas import LayerWeights, layer_cost
@@ -11,7 +12,6 @@ from dbq.cost.network import accumulator_bits, check_planes, layer_weights
 from dbq.files import read_csv
 from dbq.integer.compile import compile_network
 from dbq.networks.count import layer_shapes
-from tests.integer import quantized_networks as make
 
 
 def test_the_cost_table_and_the_engine_agree_on_widths_and_zeros():

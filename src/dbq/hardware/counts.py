@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from dbq.cost.formulas import READINGS, TERNARY_BITS, LayerWeights, ceil_log2, dot_product_adders, scale_adders
+from dbq.cost.formulas import TERNARY_BITS, TERNARY_READINGS, LayerWeights, ceil_log2, dot_product_adders, scale_adders
 from dbq.hardware.design import Design
 
 
@@ -33,7 +33,9 @@ def counted(design: Design) -> dict:
     nonzeros = design.nonzeros().astype(np.int64)[:, None]
     bits = design.activation_bits
     weights = LayerWeights("ternary", TERNARY_BITS * design.branches, design.branches, nonzeros, design.branches)
-    whole = {reading: int(dot_product_adders(nonzeros, weights, bits, reading, False, design.scale_bits)[0]) for reading in READINGS}
+    whole = {
+        reading: int(dot_product_adders(nonzeros, weights, bits, reading, False, design.scale_bits)[0]) for reading in TERNARY_READINGS
+    }
     scale = int(scale_adders(nonzeros, bits, design.scale_bits, False)[0])
     tree = sum(tree_adders(int(n), bits, design.signed) for n in nonzeros[:, 0])
     return {
