@@ -90,15 +90,8 @@ def test_a_damaged_file_is_an_error(tmp_path, rows):
     with pytest.raises(DbqError, match=r"hardware-trained.csv: no such file.*dbq hardware trained"):
         read_trained(tmp_path)
     path = tmp_path / "hardware-trained.csv"
-    for column in ("mismatches", "ratio", "seed"):
-        write_csv(path, [{**rows[0], column: "?"}], TRAINED_COLUMNS)
-        with pytest.raises(DbqError, match="a number is damaged"):
-            read_trained(path)
-    write_csv(path, [], TRAINED_COLUMNS)
-    with pytest.raises(DbqError, match="no rows"):
-        read_trained(path)
-    path.write_text((TABLE.parent / "hardware.csv").read_text())
-    with pytest.raises(DbqError, match="columns"):
+    write_csv(path, [{**rows[0], "seed": "?"}], TRAINED_COLUMNS)
+    with pytest.raises(DbqError, match="a number is damaged"):
         read_trained(path)
 
 

@@ -111,7 +111,7 @@ def stack(*layers):
 
 
 def test_operations_without_an_integer_form():
-    refused(stack(nn.Sigmoid()), "layer layers.0: the integer engine has no operation for Sigmoid")
+    refused(stack(nn.Sigmoid()), "layer layers.0: no integer operation for Sigmoid")
     refused(stack(nn.AvgPool2d(2)), "layer layers.0: .* AvgPool2d")
     refused(stack(nn.AdaptiveAvgPool2d(2)), "layer layers.0: .* AdaptiveAvgPool2d")
     refused(stack(nn.BatchNorm2d(4)), "layer layers.0: a batch norm that isn't right behind a convolution")
@@ -140,7 +140,7 @@ class Constant(Stack):
 
 
 @pytest.mark.parametrize(
-    ("kind", "match"), [(Scaled, "node mul: .* no operation for mul"), (Constant, "node add: the sum with a constant")]
+    ("kind", "match"), [(Scaled, "node mul: no integer operation for mul"), (Constant, "node add: the sum with a constant")]
 )
 def test_calls_without_an_integer_form(kind, match):
     network = stack()
@@ -167,7 +167,7 @@ def test_float_weights_and_float_activations():
     torch.manual_seed(0)
     refused(make.quantize(make.Tiny(), make.row(classifier="float")), "layer fc: its weights are float")
     torch.manual_seed(0)
-    refused(make.quantize(make.Tiny(), make.row(bits=32)), "layer relu1: .* no operation for ReLU -> set activation_bits below 32")
+    refused(make.quantize(make.Tiny(), make.row(bits=32)), "layer relu1: no integer operation for ReLU -> set activation_bits below 32")
     network = make.tiny()
     del network.conv1.input_quantizer
     network.conv1._forward_pre_hooks.clear()

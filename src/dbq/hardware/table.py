@@ -48,32 +48,16 @@ def row(design: Design, zero_rate: float, found: Synthesised, simulated: int, mi
     """COLUMNS of one engine, of whose `simulated` dot products `mismatches` were wrong. Raises DbqError where a tool is missing."""
     expected = counted(design)
     return {
-        "kind": design.kind,
-        "structure": design.structure,
-        "length": design.length,
-        "activation_bits": design.activation_bits,
-        "branches": design.branches,
-        "scale_bits": design.scale_bits,
-        "zero_rate": zero_rate,
-        "nonzeros": int(design.nonzeros().sum()),
-        "counted_adder_only": expected["adder_only"],
-        "counted_two_bit_multiplier": expected["two_bit_multiplier"],
-        "counted_tree": expected["tree"],
-        "counted_scale": expected["scale"],
-        "synthesised_full_adders": found.full_adders,
-        "synthesised_scale_full_adders": found.scale_full_adders,
-        "synthesised_xor3": found.xor3,
-        "synthesised_half_adders": found.half_adders,
-        "synthesised_cells": found.cells,
+        "kind": design.kind, "structure": design.structure, "length": design.length, "activation_bits": design.activation_bits,
+        "branches": design.branches, "scale_bits": design.scale_bits, "zero_rate": zero_rate, "nonzeros": int(design.nonzeros().sum()),
+        **{f"counted_{name}": expected[name] for name in ("adder_only", "two_bit_multiplier", "tree", "scale")},
+        **{f"synthesised_{name}": value for name, value in found._asdict().items()},
         "ratio": _ratio(found.full_adders, expected["adder_only"]),
         "ratio_sums": _ratio(found.full_adders - found.scale_full_adders, expected["sum_adder_only"]),
         "ratio_tree": _ratio(found.full_adders, expected["tree"]),
-        "simulated_dot_products": simulated,
-        "mismatches": mismatches,
-        "reason": f"{design.kind}-{design.structure}",
-        "iverilog": tools.version("iverilog"),
-        "yosys": tools.version("yosys"),
-    }
+        "simulated_dot_products": simulated, "mismatches": mismatches, "reason": f"{design.kind}-{design.structure}",
+        "iverilog": tools.version("iverilog"), "yosys": tools.version("yosys"),
+    }  # fmt: skip
 
 
 def _ratio(found: int, expected: int) -> float:
