@@ -105,30 +105,6 @@ def test_more_zeros_never_cost_more(layer, reading, count_bias, data):
     )
 
 
-@given(ternary_layers(), READINGS, st.integers(1, 12))
-@settings(deadline=None, max_examples=50)
-def test_another_bit_or_branch_is_never_cheaper(layer, reading, bits):
-    shape, weights = layer
-    assert adders(shape, weights, reading, bits)["c_s"] <= adders(shape, weights, reading, bits + 1)["c_s"]
-    more = with_nonzeros(weights, np.vstack([weights.nonzeros, weights.nonzeros[:1]]))
-    for name in ("c_c", "c_s", "c_r", "c_m"):
-        assert adders(shape, weights, reading)[name] <= adders(shape, more, reading)[name]
-    fixed = [LayerWeights("fixed_point", width, 0, weights.nonzeros[:1], 1, weights.nonzeros[:1]) for width in (bits, bits + 1)]
-    for name in ("c_c", "c_s", "c_r", "c_m"):
-        assert adders(shape, fixed[0], reading)[name] <= adders(shape, fixed[1], reading)[name]
-
-
-def test_ternary_layer_by_hand():
-    """D = 5, 8-bit inputs, 2 branches with 5 and 2 non-zeros, 8-bit scales, 3 positions."""
-    shape = shape_of(5, 1)
-    row = adders(shape, LayerWeights("ternary", 4, 2, np.array([[5], [2]]), 2))
-    first, second = 4 * (8 + 3), 1 * (8 + 1)
-    scales = (8 + 1 + 3) * 8 + (8 + 1 + 1) * 8
-    assert row["c_s"] == 3 * (first + second + scales + (8 + 1 + 3 + 8))
-    assert row["c_m"] == 5 * 4 + 2 * 8
-    assert row["c_r"] == 5 * 4 + 50 * 8
-
-
 def ternary_by_loop(nonzeros, bits, reading, count_bias, scale_bits):
     """FA of one dot product, the ternary engine of formulas.py in plain integers. nonzeros: one count per branch."""
     total, products = 0, []

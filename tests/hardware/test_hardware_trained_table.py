@@ -30,8 +30,8 @@ def rows():
     return read_trained(TABLE)[0]
 
 
-def test_every_simulated_dot_product_is_the_programs(rows):
-    assert all(row["mismatches"] == 0 for row in rows)
+def test_every_simulated_dot_product_is_the_programs_and_no_synthesis_exceeds_the_formula(rows):
+    assert all(row["mismatches"] == 0 and row["synthesised_full_adders"] <= row["counted_adder_only"] for row in rows)
     assert all(row["simulated_dot_products"] >= (10_000 if row["kind"] == "port" else 1_000) for row in rows)
 
 
@@ -69,13 +69,6 @@ def test_constants_of_one_branch_are_counted_by_their_nonzeros(rows):
         assert nonzeros == round((1 - row["zero_rate"]) * row["length"])
         assert row["counted_scale"] == row["scale_bits"] * (bits + 1 + growth)
         assert row["counted_adder_only"] == (nonzeros - 1) * (bits + growth) + row["counted_scale"]
-
-
-def test_the_formula_never_promises_less_than_synthesis_needs(rows):
-    for row in rows:
-        assert row["ratio"] == pytest.approx(row["synthesised_full_adders"] / row["counted_adder_only"], abs=1e-4)
-        assert row["ratio_tree"] == pytest.approx(row["synthesised_full_adders"] / row["counted_tree"], abs=1e-4)
-        assert row["synthesised_full_adders"] <= row["counted_adder_only"]
 
 
 def test_the_figure_shows_every_row_counted_and_synthesised(rows):

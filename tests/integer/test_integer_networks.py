@@ -14,7 +14,7 @@ from dbq import networks
 from dbq.integer import plain
 from dbq.integer.compile import Widths, compile_network
 from dbq.integer.execute import run
-from dbq.integer.replay import interleaved_speed, replay, smallest_width
+from dbq.integer.replay import replay, smallest_width
 
 
 def check(network, size=8, count=16, bits=16):
@@ -167,9 +167,3 @@ def test_the_smallest_width_keeps_top1_and_so_does_every_wider_one():
             assert row["top1"] >= row["top1_graph"] - 2.0
     narrower = [row for row in table if row["fixed_point_bits"] == width - 1]
     assert not narrower or narrower[0]["top1"] < narrower[0]["top1_graph"] - 2.0
-
-
-def test_speed_is_measured_in_turns():
-    speeds = interleaved_speed({"graph": NETWORK, "engine": lambda images: run(PROGRAM, images)}, IMAGES, 2)
-    assert set(speeds) == {"graph", "engine"}
-    assert all(speed > 0 for speed in speeds.values())

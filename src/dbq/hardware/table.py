@@ -13,11 +13,7 @@ from dbq.hardware.counts import counted
 from dbq.hardware.design import Design
 from dbq.hardware.synthesis import Synthesised
 
-INTEGERS = (
-    "length", "activation_bits", "branches", "scale_bits", "nonzeros", "counted_adder_only", "counted_two_bit_multiplier", "counted_tree",
-    "counted_scale", "synthesised_full_adders", "synthesised_scale_full_adders", "synthesised_xor3", "synthesised_half_adders",
-    "synthesised_cells", "simulated_dot_products", "mismatches", "seed",
-)  # fmt: skip
+TEXTS = ("kind", "structure", "reason", "iverilog", "yosys")
 REALS = ("zero_rate", "ratio", "ratio_sums", "ratio_tree")
 COLUMNS = [
     "kind", "structure", "length", "activation_bits", "branches", "scale_bits", "zero_rate", "nonzeros", "counted_adder_only",
@@ -25,6 +21,7 @@ COLUMNS = [
     "synthesised_xor3", "synthesised_half_adders", "synthesised_cells", "ratio", "ratio_sums", "ratio_tree", "simulated_dot_products",
     "mismatches", "reason", "iverilog", "yosys",
 ]  # fmt: skip
+INTEGERS = ["seed", *(name for name in COLUMNS if name not in TEXTS + REALS)]
 GRID_COMMAND = "python -m dbq hardware measure --out FILE"
 TRAINED_COMMAND = "python -m dbq hardware trained ROW --out FILE"
 # row: key of the trained network. weights: first digits of the sha256 of its weights. channel: the output channel whose weights are the
