@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbq.cost import formulas as cost
+from dbq.cost.formulas import TERNARY_READINGS, LayerWeights, dot_product_adders
 from dbq.errors import DbqError
 from dbq.files import read_csv, write_csv
 from dbq.hardware import REASONS, measurements
@@ -34,10 +34,10 @@ def test_counted_columns_are_those_of_the_cost_model(rows):
     for row in rows:
         design = case_of(row).design()
         nonzeros = design.nonzeros()[:, None]
-        weights = cost.LayerWeights("ternary", 2 * row["branches"], row["branches"], nonzeros, row["branches"])
+        weights = LayerWeights("ternary", 2 * row["branches"], row["branches"], nonzeros, row["branches"])
         assert row["nonzeros"] == nonzeros.sum()
-        for reading in cost.READINGS:
-            adders = cost.dot_product_adders(nonzeros, weights, row["activation_bits"], reading, False, row["scale_bits"])
+        for reading in TERNARY_READINGS:
+            adders = dot_product_adders(nonzeros, weights, row["activation_bits"], reading, False, row["scale_bits"])
             assert row[f"counted_{reading}"] == adders.item()
         expected = counted(design)
         assert (row["counted_tree"], row["counted_scale"]) == (expected["tree"], expected["scale"])

@@ -5,9 +5,21 @@ import shutil
 import numpy as np
 import pytest
 
-from dbq.cost import formulas as cost
+from dbq.cost.formulas import ternary_adders
 from dbq.errors import DbqError
-from dbq.hardware import Design, counts, evaluate, generate, mismatches, simulate, simulate_flags, synthesise, tools, tree_adders
+from dbq.hardware import (
+    Design,
+    counts,
+    evaluate,
+    generate,
+    mismatches,
+    simulate,
+    simulate_flags,
+    simulation,
+    synthesise,
+    tools,
+    tree_adders,
+)
 from dbq.hardware.measure import Case, grid, measure_all, measurements, random_planes, vectors
 
 simulator = pytest.mark.skipif(shutil.which("iverilog") is None or shutil.which("vvp") is None, reason="Icarus Verilog is not installed")
@@ -52,9 +64,7 @@ def test_the_overflow_flag_of_a_narrow_accumulator(bits, structure):
 
 @simulator
 def test_an_engine_that_computes_something_else_is_noticed(monkeypatch):
-    from dbq.hardware import simulation as module
-
-    monkeypatch.setattr(module, "generate", lambda design: generate(design).replace(", right_carry}", ", 1'b0}"))
+    monkeypatch.setattr(simulation, "generate", lambda design: generate(design).replace(", right_carry}", ", 1'b0}"))
     case = Case("port", "tree", 9, 4, 1, 0.0)
     with pytest.raises(DbqError, match="disagree"):
         mismatches(case.design(), *vectors(case, 50))
@@ -62,9 +72,7 @@ def test_an_engine_that_computes_something_else_is_noticed(monkeypatch):
 
 @simulator
 def test_a_failed_simulation_names_the_complaint(monkeypatch):
-    from dbq.hardware import simulation as module
-
-    monkeypatch.setattr(module, "generate", lambda design: "module tdpe; fault endmodule")
+    monkeypatch.setattr(simulation, "generate", lambda design: "module tdpe; fault endmodule")
     with pytest.raises(DbqError, match=r"iverilog failed: .*tdpe.sv:.*error"):
         simulate(Design(3, 4, 1), np.zeros((1, 3), int), np.zeros((1, 3), int), [1])
 
@@ -77,7 +85,7 @@ def test_synthesised_sums_equal_the_formulas(length, bits, branches, signed):
     chain = synthesise(Design(length, bits, branches, signed=signed), gates=False).full_adders - scale
     tree = synthesise(Design(length, bits, branches, signed=signed, structure="tree"), gates=False).full_adders - scale
     # a signed activation has its sign bit already: the engine is as wide as for one bit less
-    assert chain == branches * cost.ternary_adders(length, bits - signed, "adder_only")
+    assert chain == branches * ternary_adders(length, bits - signed, "adder_only")
     assert tree == branches * tree_adders(length, bits, signed)
 
 

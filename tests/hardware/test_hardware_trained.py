@@ -9,8 +9,7 @@ from torch.nn import functional
 
 from dbq.errors import DbqError
 from dbq.hardware import evaluate, tools
-from dbq.hardware.experiment import ENGINES, measure_layer
-from dbq.hardware.trained import layer_vectors, layers_by_length, median_channel
+from dbq.hardware.trained import ENGINES, layer_vectors, layers_by_length, measure_layer, median_channel
 from dbq.integer.program import DotProducts, Program, Value
 
 

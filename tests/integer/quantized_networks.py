@@ -1,29 +1,43 @@
 """Small quantized networks with random weights and random batch norms, and batches of random images."""
 
-import dataclasses
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 
+from dbq import networks
 from dbq.datasets.arrays import Split
 from dbq.datasets.loader import Batches
-from dbq.settings import networks, policies
-from dbq.settings import resolve as config
-from dbq.settings.quantizers import METHODS, UniformSettings
-from dbq.settings.resolve import ActivationSettings, PolicySettings
-from dbq.settings.schema import parse
+from dbq.insertion import policies
 
-POLICIES = {"standard": PolicySettings(8, 8, 8, "method"), "everything": PolicySettings("method", "method", "method", "method")}
+METHOD = "method"
+POLICIES = {"standard": (8, 8, 8, METHOD), "everything": (METHOD, METHOD, METHOD, METHOD)}
+QUANTIZERS = {
+    "dbq": {
+        "branches": 2, "forward": "hard", "temperature": SimpleNamespace(schedule="constant", start=12.0, end=12.0), "scales": "layer",
+        "gradient_scale": "lsq", "initial": "largest",
+    },
+    "uniform": {"bits": 8, "branches": 0},
+    "twn": {"scales": "channel", "branches": 1},
+    "ttq": {"threshold": 0.05, "initial": "mean", "gradient_scale": "lsq", "branches": 2},
+    "lsq": {"bits": 2, "levels": "symmetric", "branches": 1},
+    "lq_nets": {"branches": 2, "scales": "channel"},
+    "quantization_networks": {"levels": [-1, 0, 1], "temperature_step": 20.0, "temperature_cap": 2000.0, "branches": 1},
+    "sawb": {"bits": 4, "branches": 0},
+}  # fmt: skip
 MEAN, STD = (0.45, 0.5, 0.55), (0.25, 0.3, 0.2)
 
 
-def experiment(method="dbq", policy="standard", bits=8, clip="batch_norm", **quantizer):
-    params = config.read("params.yaml")
-    base = config.experiment(params, "smoke", "resnet20-cifar10-dbq-2t")
-    defaults = UniformSettings(8) if method == "uniform" else parse(METHODS[method], params["quantizers"][method], f"quantizers.{method}")
-    return dataclasses.replace(
-        base, method=method, policy=POLICIES[policy], activation_bits=bits, activations=ActivationSettings(clip, 4.0, 16),
-        quantizer=dataclasses.replace(defaults, **quantizer),
+def row(method="dbq", policy="standard", bits=8, clip="batch_norm", classifier=None, **quantizer):
+    """The settings that dbq.insertion reads; **quantizer: other values than those of QUANTIZERS."""
+    first, depthwise, last, other = POLICIES[policy]
+    settings = QUANTIZERS[method] | quantizer
+    weight_bits = settings.get("bits") or {"dbq": 2 * settings["branches"], "lq_nets": settings["branches"]}.get(method, 2)
+    return SimpleNamespace(
+        key="tested", method=method, activation_bits=bits,
+        policy=SimpleNamespace(first=first, depthwise=depthwise, classifier=classifier or last, other=other),
+        activations=SimpleNamespace(clip=clip, k=4.0, calibration_images=16, gradient="output"),
+        quantizer=SimpleNamespace(weight_bits=weight_bits, **settings),
     )  # fmt: skip
 
 
@@ -62,9 +76,9 @@ def settle(network: nn.Module, size=8) -> None:
     network.eval()
 
 
-def quantize(network: nn.Module, entry, size=8) -> nn.Module:
-    """Quantize any network with the project's policies and refresh its batch norms."""
-    policies.quantize(network, entry, images(16, size, 4))
+def quantize(network: nn.Module, settings, size=8) -> nn.Module:
+    """Quantize any network as a row says, and refresh its batch norms."""
+    policies.quantize(network, settings, images(16, size, 4))
     settle(network)
     return network.eval()
 
@@ -73,8 +87,7 @@ def build(name, form="32x32", seed=0, size=8, **options) -> nn.Module:
     torch.manual_seed(seed)
     network = networks.build(name, 10, form)
     randomise(network)
-    # scales by least squares would take most of a test's time
-    return quantize(network, experiment(initial="largest", **options), size).to(memory_format=torch.channels_last)
+    return quantize(network, row(**options), size).to(memory_format=torch.channels_last)
 
 
 class Tiny(nn.Module):
@@ -98,4 +111,4 @@ def tiny(seed=0, **options) -> nn.Module:
     torch.manual_seed(seed)
     network = Tiny()
     randomise(network)
-    return quantize(network, experiment(**options))
+    return quantize(network, row(**options))

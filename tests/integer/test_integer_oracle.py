@@ -7,6 +7,7 @@ import pytest
 import quantized_networks as make
 import torch
 
+from dbq.integer import execute
 from dbq.integer.compile import Widths, compile_network
 
 BITS = 12
@@ -137,7 +138,7 @@ def test_a_tiny_network_by_hand(policy, branches, scales):
     network = make.tiny(policy=policy, branches=branches, scales=scales)
     program = compile_network(network, (3, 8, 8), Widths(fixed_point_bits=BITS)).program
     images = make.images(5)
-    found = program.run(images)
+    found = execute.run(program, images)
     for image, logits in zip(images, found.tolist(), strict=True):
         by_hand, lsb = logits_by_hand(network, image)
         assert logits == by_hand

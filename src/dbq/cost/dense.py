@@ -30,7 +30,8 @@ def weights(shape: LayerShape, bits: int, branches: int) -> LayerWeights:
     """Weights without a zero: `branches` ternary planes, or fixed point of this width where branches is 0."""
     nonzeros = np.full((max(1, branches), shape.channels_out), shape.length)
     storage = TERNARY_BITS * branches if branches else bits
-    return LayerWeights("ternary" if branches else "fixed_point", storage, branches, nonzeros, max(1, branches))
+    digits = None if branches else np.full((bits, shape.channels_out), shape.length)
+    return LayerWeights("ternary" if branches else "fixed_point", storage, branches, nonzeros, max(1, branches), digits)
 
 
 def count(

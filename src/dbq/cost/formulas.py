@@ -8,6 +8,11 @@ sum. Each sum is multiplied by its scale, and the scaled sums are added. A branc
 multiplication by its scale. Binary planes ({-1, 1}) run on the same engine: they have no zeros to leave out, and a weight is stored in 1
 bit a plane.
 
+The reading signed_digits counts fixed-point weights on the ternary engine too. In canonical signed digits an integer is a sum of ternary
+planes whose scales are powers of two: a shift, which costs nothing. Zero digits cost nothing either. The planes are summed and their sums
+added as those of branches are; the sum of plane p is p bits wider (ASSUMPTION, as above). A weight of Bw bits has Bw digits, which c_c
+counts all. Ternary and binary weights cost what they cost in adder_only.
+
 A counted bias is one more product in fixed point (D + 1, as in that code), also of a filter that is all zero. In the ternary engine it is
 one more addition at the width of the scaled sum, or at Bx bits where all branches of the filter are empty (ASSUMPTION, as above).
 """
@@ -20,7 +25,8 @@ import numpy as np
 from dbq.errors import DbqError
 from dbq.networks.count import LayerShape
 
-READINGS = ("adder_only", "two_bit_multiplier")
+TERNARY_READINGS = ("adder_only", "two_bit_multiplier")
+READINGS = (*TERNARY_READINGS, "signed_digits")
 TERNARY_BITS = 2  # of a ternary weight as a factor
 PLANES = ("ternary", "binary")  # kinds of weights that are summed plane by plane
 FLOAT_BITS = 32
@@ -32,6 +38,7 @@ class LayerWeights:
 
     kind: fixed_point, ternary, binary or float. bits: storage of one weight, all planes together; a fixed-point weight is a factor of the
     same width. nonzeros (max(1, branches), channels_out): the non-zero weights of each branch and filter. scales: number of stored scales.
+    digits (planes, channels_out): the non-zero signed digits of fixed-point weights, plane by plane and filter by filter.
     """
 
     kind: str
@@ -39,12 +46,25 @@ class LayerWeights:
     branches: int
     nonzeros: np.ndarray
     scales: int
+    digits: np.ndarray | None = None
 
 
 def ceil_log2(values) -> np.ndarray:
     """Exact ceil(log2 D) of positive integers, by comparison with powers of two; 0 for D <= 1."""
     values = np.asarray(values, np.int64)
     return sum((values > (1 << power)).astype(np.int64) for power in range(62))
+
+
+def signed_digit_planes(integers) -> np.ndarray:
+    """Canonical signed digits (planes, ...) in {-1, 0, 1} of integers (...), which are sum_p 2^p * planes[p]; at least one plane.
+
+    No two neighbouring digits of an integer are both non-zero, so that no sum of signed powers of two has fewer terms.
+    """
+    rest, planes = np.asarray(integers, np.int64), []
+    while rest.any() or not planes:
+        planes.append((rest & 1) * (2 - (rest & 3)))  # an odd rest loses 1 or -1 so that the next digit is 0
+        rest = (rest - planes[-1]) >> 1
+    return np.stack(planes).astype(np.int8)
 
 
 def fixed_point_adders(length, weight_bits: int, activation_bits: int) -> np.ndarray:
@@ -57,9 +77,9 @@ def fixed_point_adders(length, weight_bits: int, activation_bits: int) -> np.nda
 def ternary_adders(length, activation_bits: int, reading: str) -> np.ndarray:
     """FA of sums of so many ternary products of one branch, without the scale; elementwise; 0 for length 0."""
     length = np.asarray(length, np.int64)
+    _check_reading(reading)
     if reading == "two_bit_multiplier":
         return fixed_point_adders(length, TERNARY_BITS, activation_bits)
-    _check_reading(reading)
     return np.where(length > 0, (length - 1) * (activation_bits + ceil_log2(length)), 0)
 
 
@@ -82,8 +102,19 @@ def scale_adders(lengths: np.ndarray, activation_bits: int, scale_bits: int, cou
     return products.sum(0) + additions * np.where(used.any(0), widest, activation_bits)
 
 
+def signed_digit_adders(lengths: np.ndarray, activation_bits: int, count_bias: bool) -> np.ndarray:
+    """FA (dot products,) of summing planes of signed digits with so many non-zeros (planes, dot products), and of adding the sums."""
+    sums = sum(ternary_adders(length, activation_bits, "adder_only") for length in lengths)
+    used = lengths > 0
+    widths = activation_bits + 1 + ceil_log2(lengths) + np.arange(len(lengths))[:, None]
+    additions = np.maximum(used.sum(0) - 1, 0) + int(count_bias)
+    return sums + additions * np.where(used.any(0), np.where(used, widths, 0).max(0), activation_bits)
+
+
 def dot_product_adders(lengths, weights: LayerWeights, activation_bits: int, reading: str, count_bias: bool, scale_bits: int) -> np.ndarray:
-    """FA (dot products,) of dot products with so many non-zero weights: lengths (max(1, branches), dot products)."""
+    """FA (dot products,) of dot products with so many non-zero weights or digits: lengths (branches or planes, dot products)."""
+    if weights.kind == "fixed_point" and reading == "signed_digits":
+        return signed_digit_adders(lengths, activation_bits, count_bias)
     if weights.kind == "fixed_point":
         return fixed_point_adders(lengths[0] + int(count_bias), weights.bits, activation_bits)
     sums = sum(ternary_adders(length, activation_bits, reading) for length in lengths)
@@ -111,11 +142,24 @@ def layer_cost(shape: LayerShape, weights: LayerWeights, activation_bits: int, r
     if nonzeros.shape != expected or nonzeros.min() < smallest or nonzeros.max() > shape.length:
         found = f"{nonzeros.shape} from {nonzeros.min(initial=shape.length)} to {nonzeros.max(initial=0)}"
         raise DbqError(f"layer {shape.name}: non-zeros {found}", f"pass counts {expected} from {smallest} to {shape.length}")
-    dense = np.full_like(nonzeros, shape.length)
+    if weights.kind == "fixed_point" and reading == "signed_digits":
+        nonzeros = _digits(shape, weights)
+        expected = (weights.bits, shape.channels_out)
+    dense = np.full(expected, shape.length)
     for name, lengths in (("c_c", dense), ("c_s", nonzeros)):
         adders = dot_product_adders(lengths, weights, activation_bits, reading, count_bias, scale_bits)
         row[name] = int(adders.sum()) * per_filter
     return row
+
+
+def _digits(shape: LayerShape, weights: LayerWeights) -> np.ndarray:
+    digits = np.asarray(-1 if weights.digits is None else weights.digits, np.int64)
+    fits = digits.ndim == 2 and 1 <= len(digits) <= weights.bits and digits.shape[1] == shape.channels_out
+    if not fits or digits.min() < 0 or digits.max() > shape.length:
+        raise DbqError(
+            f"layer {shape.name}: its signed digits are missing or don't fit", "pass the non-zero digits of each plane and filter"
+        )
+    return digits
 
 
 def network_cost(layers: Iterable[tuple[LayerShape, LayerWeights, int]], reading: str, count_bias: bool, scale_bits: int) -> dict:
@@ -127,7 +171,7 @@ def network_cost(layers: Iterable[tuple[LayerShape, LayerWeights, int]], reading
 
 
 def readings(layers: list, scale_bits: int) -> list[dict]:
-    """The totals under every reading: a ternary weight selects or is a 2-bit factor, and the bias is counted or not."""
+    """The totals under every reading, with the bias counted and not."""
     return [
         {"reading": reading, "count_bias": count_bias, **network_cost(layers, reading, count_bias, scale_bits)}
         for reading in READINGS

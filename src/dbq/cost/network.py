@@ -18,7 +18,7 @@ from dbq.integer.planes import quantizer_of, take_apart
 from dbq.networks.count import LayerShape, layer_shapes
 
 if TYPE_CHECKING:
-    from dbq.settings import CostSettings, Row
+    from dbq.settings.entries import CostSettings, Row
 
 LAYER_COLUMNS = ["layer", "kind", "c_c", "c_s", "c_r", "c_m", "nonzeros", "weights", "accumulator_bits"]
 
@@ -57,8 +57,11 @@ def layer_weights(network: nn.Module, shape: LayerShape) -> LayerWeights:
         nonzeros = (layer.weight != 0).flatten(1).sum(1)[None].cpu().numpy()
         return LayerWeights("float", formulas.FLOAT_BITS, 0, nonzeros, 0)
     parts = take_apart(layer, shape.name)
-    branches = len(parts.planes) if parts.coding in formulas.PLANES else 0
-    return LayerWeights(parts.coding, quantizer.storage_bits, branches, (parts.planes != 0).sum(2), parts.stored_scales)
+    nonzeros = (parts.planes != 0).sum(2)
+    if parts.coding in formulas.PLANES:
+        return LayerWeights(parts.coding, quantizer.storage_bits, len(parts.planes), nonzeros, parts.stored_scales)
+    digits = (formulas.signed_digit_planes(parts.planes[0]) != 0).sum(2)
+    return LayerWeights(parts.coding, quantizer.storage_bits, 0, nonzeros, parts.stored_scales, digits)
 
 
 def input_bits(network: nn.Module, layer: str, activation_bits: int) -> int:

@@ -1,21 +1,21 @@
 """The ternary dot-product engine (TDPE) as hardware: generated SystemVerilog, simulated, synthesised, its full adders counted.
 
-    python -m dbq.hardware generate --length 64 --activation-bits 8 --branches 2
-    python -m dbq.hardware measure --out data/reference/hardware.csv
-    python -m dbq.hardware trained resnet20-cifar10-dbq-2t --profile cifar10 --out data/reference/hardware-trained.csv
+    print(hardware.generate(hardware.Design(length=64, activation_bits=8, branches=2)))
 
-The tools (Icarus Verilog, Yosys) are optional: `measurements` and `read_trained` read the committed tables where they are absent.
+The tools (Icarus Verilog, Yosys) are optional: where they are missing, `measurements` and `read_trained` read the committed tables.
 """
 
 from dbq.hardware.counts import counted, tree_adders
-from dbq.hardware.design import Computed, Design, evaluate
-from dbq.hardware.measure import measurements
+from dbq.hardware.design import Computed, Design, evaluate, load_planes
+from dbq.hardware.measure import committed_grid, grid, measure_all, measurements
 from dbq.hardware.simulation import compare, mismatches, simulate, simulate_flags
 from dbq.hardware.synthesis import Synthesised, synthesise
-from dbq.hardware.table import REASONS, read_trained
+from dbq.hardware.table import REASONS, demand_no_mismatch, described, read_trained, write, write_trained
+from dbq.hardware.trained import measure_trained
 from dbq.hardware.verilog import generate
 
 __all__ = [
-    "REASONS", "Computed", "Design", "Synthesised", "compare", "counted", "evaluate", "generate", "measurements", "mismatches",
-    "read_trained", "simulate", "simulate_flags", "synthesise", "tree_adders",
+    "REASONS", "Computed", "Design", "Synthesised", "committed_grid", "compare", "counted", "demand_no_mismatch", "described", "evaluate",
+    "generate", "grid", "load_planes", "measure_all", "measure_trained", "measurements", "mismatches", "read_trained", "simulate",
+    "simulate_flags", "synthesise", "tree_adders", "write", "write_trained",
 ]  # fmt: skip

@@ -2,7 +2,8 @@
 
     y = sum over branches j of scale_j * sum over i of planes[j, i] * x[i]        planes in {-1, 0, 1}, scales unsigned integers
 
-`evaluate` follows the adders of library.sv one by one (inversions, carry-ins, wrap-around): it checks a design without a simulator.
+`evaluate` follows the adders of library.sv one by one, with their inversions, carry-ins and wrap-around. It checks a design without a
+simulator.
 """
 
 from dataclasses import dataclass, replace
@@ -21,10 +22,11 @@ RANGES = {"length": (1, 8192), "activation_bits": (1, 16), "branches": (1, 8), "
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """One engine. planes (branches, length) of -1, 0, 1 makes the weights constants (kind "constant"); None puts them on a port.
+    """One engine.
 
-    structure: "chain" adds product after product at the final width, as the cost formula counts; "tree" is balanced and its adders grow
-    with the level. accumulator_bits limits the width of every ternary sum; None is the width that no activation and no weight can overflow.
+    planes: (branches, length) of -1, 0 and 1, which become constants of the engine (kind "constant"); None: the weights come from a port.
+    structure: a "chain" adds product after product at the final width, as the cost formula counts; a "tree" is balanced, and its adders
+    grow from level to level. accumulator_bits: width of every ternary sum; None: the width that no activation and no weight can overflow.
     Raises DbqError that names the setting.
     """
 
@@ -63,11 +65,11 @@ class Design:
 
     @property
     def product_bits(self) -> int:
-        """A product before its carry: x or its inversion, with a sign bit where x has none."""
+        """Width of a product before its carry: x or its inversion, with a sign bit where x has none."""
         return self.activation_bits + (0 if self.signed else 1)
 
     def nonzeros(self) -> np.ndarray:
-        """Products of each branch (branches,): all on a port, the non-zero ones where the weights are constants."""
+        """Products of each branch (branches,): all for weights from a port, the non-zero ones for constants."""
         return np.full(self.branches, self.length) if self.planes is None else np.count_nonzero(self.planes, 1)
 
     def natural_bits(self, products: int) -> int:
@@ -90,6 +92,17 @@ class Computed(NamedTuple):
     overflow: np.ndarray  # (n,) bool: an addition left the accumulator; the value is right wherever this is False
 
 
+def load_planes(path) -> np.ndarray:
+    """Planes (branches, length) of a .npy file; DbqError where it can't be read."""
+    try:
+        planes = np.load(path, allow_pickle=False)
+    except Exception as error:  # numpy raises many kinds for a damaged header
+        raise DbqError(f"{path}: not a readable .npy file ({error})", "write it with numpy.save") from None
+    if not isinstance(planes, np.ndarray) or planes.ndim != 2:
+        raise DbqError(f"{path}: no array of two dimensions", "it is (branches, length)")
+    return planes
+
+
 def check_planes(planes, shape) -> np.ndarray:
     """planes as int64; DbqError unless they have this shape and hold nothing but -1, 0 and 1."""
     planes = np.asarray(planes)
@@ -103,9 +116,9 @@ def check_planes(planes, shape) -> np.ndarray:
 
 
 def check_vectors(design: Design, activations, planes, scales) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """activations (n, length), planes and scales for each of the n dot products, (n or 1, branches, length) and (n or 1, branches).
+    """activations (n, length), planes (n or 1, branches, length) and scales (n or 1, branches) of n dot products, as int64.
 
-    planes None are the design's own. Raises DbqError for shapes that don't fit and for values that the bits can't hold.
+    planes None: those of the design. Raises DbqError for shapes that don't fit and for values that the bits can't hold.
     """
     activations = _integers("activations", activations)
     if activations.ndim != 2 or activations.shape[1] != design.length or not len(activations):

@@ -1,9 +1,6 @@
 """Counted adders against synthesised ones, and simulated dot products against integers, over a grid of engines.
 
-    python -m dbq.hardware measure --out data/reference/hardware.csv
-
-writes one row per engine of committed_grid(), in a quarter of an hour on one core; --lengths, --activation-bits and --branches measure
-another grid instead.
+The engines of committed_grid() are data/reference/hardware.csv. One core measures them in a quarter of an hour.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dbq.errors import DbqError
 from dbq.hardware import table, tools
 from dbq.hardware.design import STRUCTURES, Design
 from dbq.hardware.simulation import mismatches
@@ -23,8 +21,8 @@ LENGTHS = (9, 27, 64)  # 3x3 depthwise; first layer of RGB; pointwise of 64 chan
 ACTIVATION_BITS = (4, 8)
 BRANCHES = (1, 2, 3)
 ZERO_RATES = (0.0, 0.3, 0.6)
-VECTORS = 10_000  # of an engine with a weight port; a tenth of an engine of constant weights, of which there are three times as many
-FILTERS = 100  # sets of weights that the vectors of an engine with a weight port are spread over
+VECTORS = 10_000  # for an engine with a weight port; a tenth for an engine of constant weights, of which there are three times as many
+FILTERS = 100  # different weights in the vectors of an engine with a weight port
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Case:
 
 
 def grid(lengths=LENGTHS, activation_bits=ACTIVATION_BITS, branches=BRANCHES, zero_rates=ZERO_RATES) -> list[Case]:
-    """Every combination, the cheap ones first. An engine with a weight port is the same for every zero rate and stands once, at rate 0."""
+    """Every combination, the cheap ones first. An engine with a weight port doesn't depend on the zero rate: it is listed at rate 0."""
     cases = [
         Case(kind, structure, *sizes, rate)
         for kind, structure in product(("port", "constant"), STRUCTURES)
@@ -58,7 +56,7 @@ def grid(lengths=LENGTHS, activation_bits=ACTIVATION_BITS, branches=BRANCHES, ze
 
 
 def committed_grid() -> list[Case]:
-    """What the committed file holds: the grid, and the shortest ternary dot product of ResNet-20 at 8 bits."""
+    """The engines of the committed file: the grid, and the shortest ternary dot product of ResNet-20 at 8 bits."""
     return grid() + grid((144,), (8,), (1, 2))
 
 
@@ -71,7 +69,7 @@ def random_planes(random: np.random.Generator, shape: tuple[int, int], zero_rate
 
 
 def vectors(case: Case, count: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Random activations, planes (for a weight port) and scales of `count` dot products; the first ones are the extremes of the range."""
+    """Random activations, planes (for a weight port) and scales of `count` dot products. The first two are at the ends of the range."""
     random = case.random()
     top = (1 << case.activation_bits) - 1
     activations = random.integers(0, top + 1, (count, case.length))
@@ -86,26 +84,27 @@ def vectors(case: Case, count: int) -> tuple[np.ndarray, np.ndarray | None, np.n
 
 
 def measure(case: Case, count: int = VECTORS) -> dict:
-    """One row of the table, with a tenth of `count` vectors where the weights are constants; needs Icarus Verilog and Yosys (DbqError)."""
+    """One row of the table. `count` vectors for a weight port, a tenth for constants. DbqError without Icarus Verilog and Yosys."""
     design = case.design()
     count = count if case.kind == "port" else constant_vectors(count)
     return table.row(design, case.zero_rate, synthesise(design), count, mismatches(design, *vectors(case, count)))
 
 
 def constant_vectors(count: int) -> int:
-    """Vectors of an engine of constant weights where an engine with a weight port gets `count`."""
+    """Vectors for an engine of constant weights, where an engine with a weight port gets `count`."""
     return -(-count // 10)
 
 
 def measure_all(cases: Iterable[Case], count: int = VECTORS, jobs: int = 1, report: Callable[[dict], None] | None = None) -> list[dict]:
-    """Rows in the order of the cases; the tools run in `jobs` processes at a time. report(row) is called for each row."""
+    """A row of table.COLUMNS for each case, in order. jobs: processes of the tools at a time. report: called with each row."""
     return in_parallel(lambda case: measure(case, count), cases, jobs, report)
 
 
 def in_parallel(measure_one: Callable[[object], dict], cases: Iterable, jobs: int, report: Callable[[dict], None] | None) -> list[dict]:
-    """[measure_one(case), ...] in order; raises DbqError before the first one where a tool is missing."""
-    for name in tools.TOOLS:
-        tools.find(name)
+    """[measure_one(case), ...] in order. Raises DbqError before the first one where a tool is missing."""
+    if jobs < 1:
+        raise DbqError(f"jobs: {jobs} is out of range", "it must be 1 or more")
+    tools.find_all()
     rows = []
     # threads suffice: all the time is spent in the tools
     with ThreadPoolExecutor(jobs) as pool:
@@ -119,8 +118,8 @@ def in_parallel(measure_one: Callable[[object], dict], cases: Iterable, jobs: in
 def measurements(path, fresh: bool = False, cases: Iterable[Case] | None = None, count: int = VECTORS) -> tuple[list[dict], str]:
     """(rows, where they come from). path: the committed hardware.csv or its folder.
 
-    fresh=True measures now (cases, default committed_grid()) if the tools are installed; otherwise, and where one is missing, the file is
-    read, and the second value says so. Raises DbqError when the file is absent or lacks a column.
+    fresh: measure now if the tools are installed (cases, by default committed_grid()). Otherwise the file is read, and the second value
+    says which tool is missing. Raises DbqError when the file is absent or lacks a column.
     """
     missing = tools.missing()
     if fresh and not missing:

@@ -1,7 +1,7 @@
-"""Constants and dead cells of a netlist of 1-bit cells, so that what remains are the adders that hardware would have.
+"""Carries constants through a netlist of 1-bit cells and removes dead cells, so that only the adders remain that hardware would have.
 
-A 1-bit adder with one constant input is a half adder, with two it is a wire or an inverter, and a cell that no output depends on is none.
-Bits are Yosys's: a number is a net, "0" and "1" are constants ("x" and "z" count as 0: no generated design has any).
+A 1-bit adder with one constant input is a half adder. With two it is a wire or an inverter. A cell that no output depends on is removed.
+Bits are written as in Yosys: a number is a net, "0" and "1" are constants. "x" and "z" count as 0, but no generated design has any.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ def adders(module: dict) -> list[Adder]:
 
 
 def simplify(cells: dict) -> tuple[dict, dict, list]:
-    """(net -> the net or constant that it equals, net -> nets that it is computed from, [(name, live inputs, sum, carry)] of adders)."""
+    """(net -> the net or constant that it equals, net -> the nets that it is computed from, adders [(name, live inputs, sum, carry)])."""
     roots, needs, found = {}, {}, []
     for name, cell in _in_order(cells):
         connections = cell["connections"]
@@ -86,7 +86,7 @@ def _gate(kind: str, inputs: list):
 
 
 def _in_order(cells: dict) -> list[tuple[str, dict]]:
-    """Cells so that each comes after those that drive it (depth first, without recursion: ripples are long)."""
+    """The cells, each after those that drive it: depth first, without recursion because ripples are long."""
     driver = {cell["connections"][port][0]: name for name, cell in cells.items() for port in OUTPUTS.get(cell["type"], ("Y",))}
     done, order = set(), []
     for start in cells:

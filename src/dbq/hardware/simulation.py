@@ -1,4 +1,4 @@
-"""The generated SystemVerilog on vectors, in Icarus Verilog: 10,000 dot products of length 288 with 2 branches take a few seconds."""
+"""Simulates the generated SystemVerilog in Icarus Verilog: 10,000 dot products of length 288 with 2 branches take a few seconds."""
 
 import tempfile
 from pathlib import Path
@@ -35,7 +35,7 @@ def checked(design: Design, computed: Computed) -> np.ndarray:
 
 
 def simulate_flags(design: Design, activations, planes=None, scales=None) -> Computed:
-    """As simulate(), with the overflow flag of each dot product instead of an error."""
+    """Like simulate(), but an overflow is a flag of its dot product instead of an error."""
     scales = np.ones(design.branches, np.int64) if scales is None else scales
     activations, planes, scales = check_vectors(design, activations, planes, scales)
     count = len(activations)
@@ -56,7 +56,7 @@ def simulate_flags(design: Design, activations, planes=None, scales=None) -> Com
 def compare(design: Design, activations, planes, scales) -> tuple[np.ndarray, np.ndarray]:
     """(simulated values (n,) int64, which of them differ from exact integers (n,) bool).
 
-    The adder-by-adder evaluation must equal the simulation bit for bit. Raises DbqError as simulate() does, and where it doesn't.
+    Raises DbqError as simulate() does, and where evaluate() doesn't give the simulated values and flags bit for bit.
     """
     simulated = simulate_flags(design, activations, planes, scales)
     evaluated = evaluate(design, activations, planes, scales)

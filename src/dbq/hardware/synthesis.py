@@ -1,7 +1,7 @@
 """The adders of a design as Yosys finds them.
 
-Yosys elaborates the generated text, flattens it, and turns every addition into a ripple of 1-bit full adders (ripple.v). Constants are then
-carried through that netlist and dead cells left out (propagate.py). What remains is counted by its inputs and outputs, not by its text:
+Yosys elaborates the generated text, flattens it, and turns every addition into a ripple of 1-bit full adders (ripple.v). propagate.py
+carries constants through that netlist and removes dead cells. What remains is counted by its inputs and outputs:
 
     full adder   three inputs that are no constants, and a carry that something uses
     xor3         three inputs and an unused carry: the top bit of an addition

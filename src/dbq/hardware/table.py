@@ -1,23 +1,19 @@
-"""One row of measurements: adders counted by formula beside those of the synthesised engine, and how many simulated results were right.
+"""Rows of measurements: adders counted by formula beside those of the synthesised engine, and how many simulated results were wrong.
 
-Two committed files hold such rows: hardware.csv (random weights, a grid: measure.py) and hardware-trained.csv (trained weights, real
-activations: experiment.py), whose rows have TRAINED_COLUMNS and say first which dot product it is.
+hardware.csv holds a grid of engines with random weights (measure.py). hardware-trained.csv holds engines for dot products of trained
+networks (trained.py): its TRAINED_COLUMNS first say which dot product a line is about.
 """
 
 from pathlib import Path
 
 from dbq.errors import DbqError
-from dbq.files import read_csv
+from dbq.files import read_csv, write_csv
 from dbq.hardware import tools
 from dbq.hardware.counts import counted
 from dbq.hardware.design import Design
 from dbq.hardware.synthesis import Synthesised
 
-INTEGERS = (
-    "length", "activation_bits", "branches", "scale_bits", "nonzeros", "counted_adder_only", "counted_two_bit_multiplier", "counted_tree",
-    "counted_scale", "synthesised_full_adders", "synthesised_scale_full_adders", "synthesised_xor3", "synthesised_half_adders",
-    "synthesised_cells", "simulated_dot_products", "mismatches", "seed",
-)  # fmt: skip
+TEXTS = ("kind", "structure", "reason", "iverilog", "yosys")
 REALS = ("zero_rate", "ratio", "ratio_sums", "ratio_tree")
 COLUMNS = [
     "kind", "structure", "length", "activation_bits", "branches", "scale_bits", "zero_rate", "nonzeros", "counted_adder_only",
@@ -25,12 +21,14 @@ COLUMNS = [
     "synthesised_xor3", "synthesised_half_adders", "synthesised_cells", "ratio", "ratio_sums", "ratio_tree", "simulated_dot_products",
     "mismatches", "reason", "iverilog", "yosys",
 ]  # fmt: skip
-GRID_COMMAND = "python -m dbq.hardware measure --out FILE"
-# channel: the output channel whose weights are the constants, "all" where they come from a port; weights: first digits of their sha256
-TRAINED_COMMAND = "python -m dbq.hardware trained EXPERIMENT --profile PROFILE --out FILE"
-TRAINED_COLUMNS = ["experiment", "seed", "weights", "data_source", "layer", "channel", *COLUMNS]
+INTEGERS = ["seed", *(name for name in COLUMNS if name not in TEXTS + REALS)]
+GRID_COMMAND = "python -m dbq hardware measure --out FILE"
+TRAINED_COMMAND = "python -m dbq hardware trained ROW --out FILE"
+# row: key of the trained network. weights: first digits of the sha256 of its weights. channel: the output channel whose weights are the
+# constants, or "all" where the weights come from a port
+TRAINED_COLUMNS = ["row", "seed", "weights", "data_source", "layer", "channel", *COLUMNS]
 
-# (kind, structure) -> why synthesised and counted adders differ; the key joined by "-" stands in the column `reason`
+# "KIND-STRUCTURE", which the column `reason` holds -> why synthesised and counted adders differ
 REASONS = {
     "port-chain": "The ternary sums equal the adder-only formula exactly; the scale multiplication needs one row of full adders less than "
     "counted, because the first partial product is not added to anything.",
@@ -44,39 +42,23 @@ REASONS = {
 
 
 def row(design: Design, zero_rate: float, found: Synthesised, simulated: int, mismatches: int) -> dict:
-    """COLUMNS of one engine; `simulated` dot products of which `mismatches` were wrong. Raises DbqError where a tool is missing."""
+    """COLUMNS of one engine, of whose `simulated` dot products `mismatches` were wrong. Raises DbqError where a tool is missing."""
     expected = counted(design)
     return {
-        "kind": design.kind,
-        "structure": design.structure,
-        "length": design.length,
-        "activation_bits": design.activation_bits,
-        "branches": design.branches,
-        "scale_bits": design.scale_bits,
-        "zero_rate": zero_rate,
-        "nonzeros": int(design.nonzeros().sum()),
-        "counted_adder_only": expected["adder_only"],
-        "counted_two_bit_multiplier": expected["two_bit_multiplier"],
-        "counted_tree": expected["tree"],
-        "counted_scale": expected["scale"],
-        "synthesised_full_adders": found.full_adders,
-        "synthesised_scale_full_adders": found.scale_full_adders,
-        "synthesised_xor3": found.xor3,
-        "synthesised_half_adders": found.half_adders,
-        "synthesised_cells": found.cells,
+        "kind": design.kind, "structure": design.structure, "length": design.length, "activation_bits": design.activation_bits,
+        "branches": design.branches, "scale_bits": design.scale_bits, "zero_rate": zero_rate, "nonzeros": int(design.nonzeros().sum()),
+        **{f"counted_{name}": expected[name] for name in ("adder_only", "two_bit_multiplier", "tree", "scale")},
+        **{f"synthesised_{name}": value for name, value in found._asdict().items()},
         "ratio": _ratio(found.full_adders, expected["adder_only"]),
         "ratio_sums": _ratio(found.full_adders - found.scale_full_adders, expected["sum_adder_only"]),
         "ratio_tree": _ratio(found.full_adders, expected["tree"]),
-        "simulated_dot_products": simulated,
-        "mismatches": mismatches,
-        "reason": f"{design.kind}-{design.structure}",
-        "iverilog": tools.version("iverilog"),
-        "yosys": tools.version("yosys"),
-    }
+        "simulated_dot_products": simulated, "mismatches": mismatches, "reason": f"{design.kind}-{design.structure}",
+        "iverilog": tools.version("iverilog"), "yosys": tools.version("yosys"),
+    }  # fmt: skip
 
 
 def _ratio(found: int, expected: int) -> float:
-    """1 where no adders are expected and none are found."""
+    """found / expected; 1 where no adders are expected and none are found."""
     if expected == 0:
         return 1.0 if found == 0 else float("inf")
     return round(found / expected, 4)
@@ -84,7 +66,7 @@ def _ratio(found: int, expected: int) -> float:
 
 def described(measured: dict) -> str:
     """One line for a person."""
-    where = f"{measured['experiment']} {measured['layer']} " if "experiment" in measured else ""
+    where = f"{measured['row']} {measured['layer']} " if "row" in measured else ""
     return (
         f"{where}{measured['kind']:8s} {measured['structure']:5s} D {measured['length']:3d} Bx {measured['activation_bits']} "
         f"B {measured['branches']} zero rate {measured['zero_rate']:.2f}: {measured['synthesised_full_adders']:6d} FA, "
@@ -93,10 +75,30 @@ def described(measured: dict) -> str:
     )
 
 
+def demand_no_mismatch(rows: list[dict], path) -> None:
+    """Raise DbqError where a simulated dot product was wrong; path: the file that holds the rows."""
+    wrong = sum(found["mismatches"] for found in rows)
+    if wrong:
+        raise DbqError(f"{path}: {wrong} simulated dot products differ from integers", "its lines with mismatches name the engines")
+
+
+def write(path, rows: list[dict]) -> None:
+    """Write the rows of measure_all()."""
+    write_csv(path, rows, COLUMNS)
+
+
+def write_trained(path, rows: list[dict]) -> None:
+    """Put the lines of a trained network into the file, in the place of older ones of the same key; the others stay as they are."""
+    path, keys = Path(path), {found["row"] for found in rows}
+    others = [found for found in read_trained(path)[0] if found["row"] not in keys] if path.exists() else []
+    write_csv(path, others + rows, TRAINED_COLUMNS)
+
+
 def read(path, command: str, columns: list[str] = COLUMNS) -> tuple[list[dict], str]:
     """(rows with numbers as numbers, where they come from) of a committed file with exactly these columns.
 
-    command: what measures it again, for the message. Raises DbqError for a missing file, other columns, no rows and a damaged number.
+    command: the one that measures the file again, for messages. Raises DbqError for a missing file, other columns, no rows and a damaged
+    number.
     """
     path = Path(path)
     if not path.is_file():

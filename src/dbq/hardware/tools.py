@@ -27,6 +27,12 @@ def find(name: str) -> str:
     return path
 
 
+def find_all() -> None:
+    """DbqError where any of the tools is not installed."""
+    for name in TOOLS:
+        find(name)
+
+
 @cache
 def version(name: str) -> str:
     """The number that the tool prints, for example 11.0."""

@@ -61,7 +61,7 @@ class Graph:
 def trace(network: nn.Module, image_shape: tuple[int, int, int]) -> Graph:
     """Trace a quantized network in evaluation mode and run one black image through it for the shapes.
 
-    Raises DbqError for a module or a call that the engine has no integer operation for.
+    Raises DbqError for a module or a call without an integer operation.
     """
     if network.training:
         raise DbqError("the network is in training mode", "call network.eval(): only hard weights can be taken apart")
@@ -98,7 +98,7 @@ def _kind(node: fx.Node, traced) -> str:
         module = traced.get_submodule(node.target)
         kind = _module_kind(module)
         if kind is None:
-            raise DbqError(f"layer {node.target}: the integer engine has no operation for {type(module).__name__}", _remedy(module))
+            raise DbqError(f"layer {node.target}: no integer operation for {type(module).__name__}", _remedy(module))
         return kind
     if node.op == "call_method" and node.target == "size":
         return "size"
@@ -116,7 +116,7 @@ def _kind(node: fx.Node, traced) -> str:
     if (node.op == "call_function" and node.target in MOVES) or (node.op == "call_method" and node.target in MOVE_METHODS):
         return "move"
     raise DbqError(
-        f"node {node.name}: the integer engine has no operation for {getattr(node.target, '__name__', node.target)}",
+        f"node {node.name}: no integer operation for {getattr(node.target, '__name__', node.target)}",
         "use modules and calls that dbq.networks uses",
     )
 

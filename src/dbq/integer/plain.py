@@ -10,23 +10,10 @@ import torch
 from torch import Tensor
 
 from dbq.errors import DbqError
-from dbq.integer.program import (
-    Add,
-    Concatenate,
-    DotProducts,
-    Flatten,
-    GlobalSum,
-    MaxPool,
-    Operation,
-    Program,
-    Quantize,
-    Rescale,
-    SelectChannels,
-    SubsampleAndPad,
-    Value,
-)
+from dbq.integer import program as ops
+from dbq.integer.program import Program, Value
 
-KINDS = {kind.__name__: kind for kind in Operation.__subclasses__()}
+KINDS = {kind.__name__: kind for kind in ops.Operation.__subclasses__()}
 LARGEST = 1 << 62  # magnitude of an integer
 LARGEST_VALUE = 1 << 28  # elements of a value for one image
 REMEDY = "write the file again from the trained network"
@@ -70,7 +57,7 @@ def from_plain(description: dict, arrays: dict) -> Program:
     return program
 
 
-def _operation(index: int, plain: dict, arrays: dict[str, Tensor]) -> Operation:
+def _operation(index: int, plain: dict, arrays: dict[str, Tensor]) -> ops.Operation:
     kind = KINDS.get(plain["kind"])
     if kind is None:
         raise DbqError(f"operation {index}: unknown kind {plain['kind']!r}", f"one of {', '.join(KINDS)}")
@@ -125,7 +112,7 @@ def check(program: Program) -> None:
             raise DbqError(f"{what}: it reads or writes a value that doesn't exist, or writes one twice", REMEDY)
         if not value.lsb > 0 or value.low > value.high or math.prod(value.shape) > LARGEST_VALUE:
             raise DbqError(f"{what}: its result has lsb {value.lsb}, range {value.low} to {value.high}, shape {value.shape}", REMEDY)
-        if ("image" in operation.inputs) != isinstance(operation, Quantize):
+        if ("image" in operation.inputs) != isinstance(operation, ops.Quantize):
             raise DbqError(f"{what}: the image is read by Quantize, and by nothing else", REMEDY)
         try:
             shape = _SHAPES[type(operation)](operation, *(shapes[name] for name in operation.inputs))
@@ -143,7 +130,7 @@ def _fit(*conditions) -> None:
         raise ValueError
 
 
-def _quantize(operation: Quantize, image):
+def _quantize(operation: ops.Quantize, image):
     table = operation.table
     _fit(operation.step > 0, operation.low <= operation.high, table is None or table.shape == (image[0], 256))
     return image
@@ -154,7 +141,7 @@ def _window(size: int, kernel: int, stride: int, padding: int, dilation: int = 1
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def _dot_products(operation: DotProducts, given):
+def _dot_products(operation: ops.DotProducts, given):
     planes, groups = operation.planes, operation.groups
     branches, channels, depth = planes.shape[:3]
     _fit(operation.multipliers.shape == (branches, channels), operation.bias.shape == (channels,), operation.shifts.shape == (channels,))
@@ -168,7 +155,7 @@ def _dot_products(operation: DotProducts, given):
     return (channels, *(_window(*size) for size in sizes))
 
 
-def _rescale(operation: Rescale, given):
+def _rescale(operation: ops.Rescale, given):
     _fit(abs(operation.shift) < 62, operation.multiplier != 0, (operation.low is None) == (operation.high is None))
     return given
 
@@ -183,31 +170,31 @@ def _concatenate(operation, *given):
     return (sum(shape[0] for shape in given), *given[0][1:])
 
 
-def _select_channels(operation: SelectChannels, given):
+def _select_channels(operation: ops.SelectChannels, given):
     channels = operation.channels
     _fit(channels.dtype == torch.int64, channels.ndim == 1, int(channels.min()) >= 0, int(channels.max()) < given[0])
     return (len(channels), *given[1:])
 
 
-def _subsample_and_pad(operation: SubsampleAndPad, given):
+def _subsample_and_pad(operation: ops.SubsampleAndPad, given):
     channels, height, width = given
     _fit(operation.stride > 0, operation.pad >= 0)
     return (channels + 2 * operation.pad, -(-height // operation.stride), -(-width // operation.stride))
 
 
-def _max_pool(operation: MaxPool, given):
+def _max_pool(operation: ops.MaxPool, given):
     channels, *sizes = given
     _fit(all(2 * padding <= kernel for padding, kernel in zip(operation.padding, operation.kernel, strict=True)))
     return (channels, *map(_window, sizes, operation.kernel, operation.stride, operation.padding))
 
 
-def _global_sum(operation: GlobalSum, given):
+def _global_sum(operation: ops.GlobalSum, given):
     channels, _, _ = given
     return (channels, 1, 1) if operation.keep else (channels,)
 
 
 _SHAPES = {
-    Quantize: _quantize, DotProducts: _dot_products, Rescale: _rescale, Add: _add, Concatenate: _concatenate,
-    SelectChannels: _select_channels, SubsampleAndPad: _subsample_and_pad, MaxPool: _max_pool, GlobalSum: _global_sum,
-    Flatten: lambda operation, given: (math.prod(given),),
+    ops.Quantize: _quantize, ops.DotProducts: _dot_products, ops.Rescale: _rescale, ops.Add: _add, ops.Concatenate: _concatenate,
+    ops.SelectChannels: _select_channels, ops.SubsampleAndPad: _subsample_and_pad, ops.MaxPool: _max_pool, ops.GlobalSum: _global_sum,
+    ops.Flatten: lambda operation, given: (math.prod(given),),
 }  # fmt: skip

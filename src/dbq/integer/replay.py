@@ -104,10 +104,6 @@ def replay(
     )  # fmt: skip
 
 
-def _top1(logits: Tensor, labels: Tensor) -> float:
-    return 100.0 * float((logits.argmax(1) == labels).sum()) / len(labels)
-
-
 def accumulators(program: Program, observed: dict[str, tuple[int, int]]) -> list[dict]:
     """Of each layer: bits of the worst case, and those that the observed sums need."""
     rows = []
@@ -127,12 +123,6 @@ def check_exact(program: Program, images: Tensor) -> None:
                 f"{name}: this machine's floating-point convolutions don't give exact integers",
                 "switch off settings that lower the precision of float32, or run the program with exact=True",
             )
-
-
-def top1(program: Program, batches) -> float:
-    """Percent of the images that the program classifies correctly."""
-    logits, labels = zip(*((run(program, images), targets.cpu()) for images, targets in batches.in_order()), strict=True)
-    return _top1(torch.cat(logits), torch.cat(labels))
 
 
 @torch.no_grad()

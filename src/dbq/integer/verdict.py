@@ -19,7 +19,7 @@ from dbq.integer.execute import run
 from dbq.integer.replay import Agreement, image_shape, interleaved_speed, replay, smallest_width
 
 if TYPE_CHECKING:
-    from dbq.settings import EngineSettings
+    from dbq.settings.entries import EngineSettings
 
 SPEED_IMAGES = 256
 WIDTHS = (4, 8, 12, 16, 24)  # that are tried beside the one that params.yaml sets

@@ -73,7 +73,7 @@ def hardware_trained_plot(rows: pd.DataFrame) -> Drawing:
         axes.text(1.01, y, f"{row.zero_rate:.2f}   {row.ratio:.2f}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.text(1.01, len(rows) - 0.3, "zeros  ratio", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
     axes.plot([], [], "o", color=INK, markersize=7, fillstyle="none", label="counted (adder-only)")
-    axes.set_yticks(list(heights), [f"{row.experiment}, {row.layer}, D {row.length}" for row in rows.itertuples()], fontsize=7)
+    axes.set_yticks(list(heights), [f"{line.row}, {line.layer}, D {line.length}" for line in rows.itertuples()], fontsize=7)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xscale("log")
     axes.set_xlabel("full adders of one dot product")

@@ -1,10 +1,7 @@
-"""The cost model against independent counts, and metamorphic properties."""
+"""The cost formulas against independent counts, and metamorphic properties."""
 
 import itertools
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,12 +12,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dbq import networks
-from dbq.cost import formulas as cost
+from dbq.cost import dense, formulas
 from dbq.cost.formulas import LayerWeights
 from dbq.errors import DbqError
 from dbq.networks.count import LayerShape, layer_shapes
 
-READINGS = st.sampled_from(cost.READINGS)
+READINGS = st.sampled_from(formulas.READINGS)
+TERNARY_READINGS = st.sampled_from(formulas.TERNARY_READINGS)
 
 
 def sibling_totals(network, size, weight_bits, activation_bits, bias):
@@ -47,37 +45,32 @@ def sibling_totals(network, size, weight_bits, activation_bits, bias):
 @pytest.mark.parametrize(("name", "form", "size", "classes"), [("resnet20", "32x32", 32, 10), ("mobilenet_v1", "224x224", 224, 1000)])
 def test_fixed_point_equals_the_published_formula(name, form, size, classes, count_bias):
     network = networks.build(name, classes, form)
-    layers = [(shape, cost.dense_weights(shape, 8, 0), 8) for shape in layer_shapes(network, (3, size, size))]
-    total = cost.network_cost(layers, "adder_only", count_bias, 8)
+    layers = [(shape, dense.weights(shape, 8, 0), 8) for shape in layer_shapes(network, (3, size, size))]
+    total = formulas.network_cost(layers, "adder_only", count_bias, 8)
     assert (total["c_c"], total["c_r"]) == sibling_totals(network, size, 8, 8, int(count_bias))
     assert total["c_s"] == total["c_c"]
 
 
-def test_the_command_prints_what_the_functions_count():
-    command = [sys.executable, "-m", "dbq.cost.formulas", "resnet20", "--weight-bits", "8", "--activation-bits", "8"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "src"}).stdout
-    expected, _ = sibling_totals(networks.build("resnet20", 10, "32x32"), 32, 8, 8, 0)
-    assert f"{expected:,} FA" in printed
-    assert "40,551,040" in printed
+def test_dense_weights_by_name():
+    counted = dense.count("resnet20", "32x32", 10, count_bias=True)
+    assert (counted.totals["c_c"], counted.totals["c_r"]) == sibling_totals(networks.build("resnet20", 10, "32x32"), 32, 8, 8, 1)
+    assert all(counted.totals[name] == sum(layer[name] for layer in counted.layers) for name in counted.totals)
+    assert counted.macs == 40_551_040
+    smaller = dense.count("mobilenet_v1", "224x224", 1000, branches=2, pixels=96)
+    assert smaller.macs < 568_740_352 / 4
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["resnet21"], ["resnet20", "--weight-bits", "0"], ["resnet20", "--weight-bits", "x"], ["resnet20", "--reading", "free"], []],
-)
-def test_bad_arguments_are_one_line(words):
-    done = subprocess.run(
-        [sys.executable, "-m", "dbq.cost.formulas", *words], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "src"}
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-
-
-@given(st.integers(1, 5000))
-@settings(deadline=None, max_examples=50)
-def test_ceil_log2_is_exact(value):
-    assert int(cost.ceil_log2(value)) == (value - 1).bit_length()
+    ("settings", "match"),
+    [
+        ({"network": "resnet21"}, "network: unknown value 'resnet21'"), ({"form": "48x48"}, "form: unknown value"),
+        ({"weight_bits": 0}, "weight_bits: 0 is out of range"), ({"classes": 10**9}, "classes: 1000000000 is out of range"),
+        ({"reading": "free"}, "cost.reading: unknown value 'free'"), ({"pixels": 0}, "pixels: 0 is out of range"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_one_error(settings, match):
+    with pytest.raises(DbqError, match=match):
+        dense.count(**({"network": "resnet20", "form": "32x32", "classes": 10} | settings))
 
 
 def shape_of(length, channels, per_filter=3):
@@ -94,7 +87,7 @@ def ternary_layers(draw):
 
 
 def adders(shape, weights, reading="adder_only", bits=8, count_bias=False):
-    return cost.layer_cost(shape, weights, bits, reading, count_bias, 8)
+    return formulas.layer_cost(shape, weights, bits, reading, count_bias, 8)
 
 
 def with_nonzeros(weights, nonzeros):
@@ -112,65 +105,12 @@ def test_more_zeros_never_cost_more(layer, reading, count_bias, data):
     )
 
 
-@given(ternary_layers(), READINGS, st.randoms())
-@settings(deadline=None, max_examples=50)
-def test_the_order_of_filters_and_branches_never_matters(layer, reading, random):
-    shape, weights = layer
-    columns, rows = list(range(shape.channels_out)), list(range(weights.branches))
-    random.shuffle(columns)
-    random.shuffle(rows)
-    assert adders(shape, with_nonzeros(weights, weights.nonzeros[rows][:, columns]), reading) == adders(shape, weights, reading)
-
-
-@given(ternary_layers(), READINGS)
-@settings(deadline=None, max_examples=50)
-def test_splitting_the_filters_is_additive(layer, reading):
-    shape, weights = layer
-    parts = [
-        adders(shape_of(shape.length, 1), with_nonzeros(weights, weights.nonzeros[:, [c]]), reading) for c in range(shape.channels_out)
-    ]
-    whole = adders(shape, weights, reading)
-    assert whole["c_c"] == sum(part["c_c"] for part in parts)
-    assert whole["c_s"] == sum(part["c_s"] for part in parts)
-
-
-@given(ternary_layers(), READINGS, st.integers(1, 12))
-@settings(deadline=None, max_examples=50)
-def test_another_bit_or_branch_is_never_cheaper(layer, reading, bits):
-    shape, weights = layer
-    assert adders(shape, weights, reading, bits)["c_s"] <= adders(shape, weights, reading, bits + 1)["c_s"]
-    more = with_nonzeros(weights, np.vstack([weights.nonzeros, weights.nonzeros[:1]]))
-    for name in ("c_c", "c_s", "c_r", "c_m"):
-        assert adders(shape, weights, reading)[name] <= adders(shape, more, reading)[name]
-    fixed = [LayerWeights("fixed_point", width, 1, weights.nonzeros[:1], 1) for width in (bits, bits + 1)]
-    assert adders(shape, fixed[0])["c_s"] <= adders(shape, fixed[1])["c_s"]
-
-
-@given(st.integers(1, 60), st.integers(1, 3), READINGS, st.booleans())
-@settings(deadline=None, max_examples=50)
-def test_a_dense_plane_costs_what_the_dense_formula_says(length, branches, reading, count_bias):
-    shape = shape_of(length, 4)
-    row = adders(shape, cost.dense_weights(shape, 2, branches), reading, 8, count_bias)
-    assert row["c_s"] == row["c_c"]
-
-
-def test_ternary_layer_by_hand():
-    """D = 5, 8-bit inputs, 2 branches with 5 and 2 non-zeros, 8-bit scales, 3 positions."""
-    shape = shape_of(5, 1)
-    row = adders(shape, LayerWeights("ternary", 4, 2, np.array([[5], [2]]), 2))
-    first, second = 4 * (8 + 3), 1 * (8 + 1)
-    scales = (8 + 1 + 3) * 8 + (8 + 1 + 1) * 8
-    assert row["c_s"] == 3 * (first + second + scales + (8 + 1 + 3 + 8))
-    assert row["c_m"] == 5 * 4 + 2 * 8
-    assert row["c_r"] == 5 * 4 + 50 * 8
-
-
 def ternary_by_loop(nonzeros, bits, reading, count_bias, scale_bits):
-    """FA of one dot product, from DESIGN section 3 in plain integers. nonzeros: one count per branch."""
+    """FA of one dot product, the ternary engine of formulas.py in plain integers. nonzeros: one count per branch."""
     total, products = 0, []
     for count in (count for count in nonzeros if count):
         growth = (count - 1).bit_length()
-        if reading == "adder_only":
+        if reading != "two_bit_multiplier":
             total += (count - 1) * (bits + growth)
         else:
             total += count * 2 * bits + (count - 1) * (bits + 2 + growth - 1)
@@ -185,36 +125,26 @@ def ternary_by_loop(nonzeros, bits, reading, count_bias, scale_bits):
 def test_ternary_costs_equal_a_loop_over_filters(layer, reading, bits, count_bias, scale_bits):
     shape, weights = layer
     positions = shape.outputs // shape.channels_out
-    row = cost.layer_cost(shape, weights, bits, reading, count_bias, scale_bits)
+    row = formulas.layer_cost(shape, weights, bits, reading, count_bias, scale_bits)
     filters = [[int(count) for count in column] for column in weights.nonzeros.T]
     assert row["c_s"] == positions * sum(ternary_by_loop(counts, bits, reading, count_bias, scale_bits) for counts in filters)
-    dense = ternary_by_loop([shape.length] * weights.branches, bits, reading, count_bias, scale_bits)
-    assert row["c_c"] == shape.outputs * dense
+    full = ternary_by_loop([shape.length] * weights.branches, bits, reading, count_bias, scale_bits)
+    assert row["c_c"] == shape.outputs * full
     storage = 2 * weights.branches * (shape.weights + count_bias * shape.channels_out)
     assert row["c_m"] == storage + weights.scales * scale_bits
     assert row["c_r"] == storage + bits * shape.inputs
 
 
-@given(ternary_layers(), READINGS, st.booleans(), st.integers(1, 12))
-@settings(deadline=None, max_examples=50)
-def test_a_wider_scale_or_a_counted_bias_is_never_cheaper(layer, reading, count_bias, scale_bits):
-    shape, weights = layer
-    base = cost.layer_cost(shape, weights, 8, reading, count_bias, scale_bits)
-    wider = cost.layer_cost(shape, weights, 8, reading, count_bias, scale_bits + 1)
-    biased = cost.layer_cost(shape, weights, 8, reading, True, scale_bits)
-    assert all(base[name] <= wider[name] and base[name] <= biased[name] for name in base)
-
-
-def test_all_four_readings_stand_side_by_side():
+def test_all_readings_stand_side_by_side():
     shape = shape_of(9, 4)
-    layers = [(shape, cost.dense_weights(shape, 2, 2), 8), (shape, cost.dense_weights(shape, 8, 0), 8)]
-    rows = cost.readings(layers, 8)
-    assert {(row["reading"], row["count_bias"]) for row in rows} == {(r, b) for r in cost.READINGS for b in (False, True)}
+    layers = [(shape, dense.weights(shape, 2, 2), 8), (shape, dense.weights(shape, 8, 0), 8)]
+    rows = formulas.readings(layers, 8)
+    assert {(row["reading"], row["count_bias"]) for row in rows} == {(r, b) for r in formulas.READINGS for b in (False, True)}
     for row in rows:
-        parts = [cost.layer_cost(*layer, row["reading"], row["count_bias"], 8) for layer in layers]
+        parts = [formulas.layer_cost(*layer, row["reading"], row["count_bias"], 8) for layer in layers]
         assert all(row[name] == sum(part[name] for part in parts) for name in ("c_c", "c_s", "c_r", "c_m"))
     floating = (shape, LayerWeights("float", 32, 0, np.zeros((1, 4), int), 0), 32)
-    total = cost.network_cost([*layers, floating], "adder_only", False, 8)
+    total = formulas.network_cost([*layers, floating], "adder_only", False, 8)
     assert total["c_c"] is None
     assert total["c_s"] is None
     assert total["c_m"] == rows[0]["c_m"] + 32 * shape.weights
@@ -223,7 +153,7 @@ def test_all_four_readings_stand_side_by_side():
 def test_a_reading_is_checked_where_no_weight_is_ternary():
     shape = shape_of(5, 1)
     with pytest.raises(DbqError, match=r"cost\.reading: unknown value 'free'"):
-        adders(shape, cost.dense_weights(shape, 8, 0), "free")
+        adders(shape, dense.weights(shape, 8, 0), "free")
 
 
 @pytest.mark.parametrize("counts", [[[6]], [[-1]], [[1, 1]], [[]]])
@@ -236,7 +166,7 @@ def test_impossible_counts_name_the_layer(counts):
 @settings(deadline=None, max_examples=50)
 def test_ceil_log2_is_exact_beside_powers_of_two(power, offset):
     value = (1 << power) + offset
-    assert int(cost.ceil_log2(value)) == (value - 1).bit_length()
+    assert int(formulas.ceil_log2(value)) == (value - 1).bit_length()
 
 
 def test_an_empty_branch_costs_nothing_and_float_has_no_adders():
@@ -257,7 +187,7 @@ def test_dot_products_times_their_length_are_torchs_multiply_adds(name):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 16, 16))
     shapes = layer_shapes(network, (3, 16, 16))
-    products = sum(int(cost.dense_weights(shape, 8, 0).nonzeros.sum()) * (shape.outputs // shape.channels_out) for shape in shapes)
+    products = sum(int(dense.weights(shape, 8, 0).nonzeros.sum()) * (shape.outputs // shape.channels_out) for shape in shapes)
     assert products == counter.get_total_flops() / 2
 
 
@@ -284,7 +214,7 @@ def test_a_ternary_sum_counts_the_full_adders_that_it_needs(length, bits):
     for values in itertools.product(range(2**bits), repeat=length):
         total, used = ripple_sum(values, width)
         assert total == sum(values)
-        assert used == int(cost.ternary_adders(length, bits, "adder_only"))
+        assert used == int(formulas.ternary_adders(length, bits, "adder_only"))
         overflows += ripple_sum(values, width - 1)[0] != sum(values)
     if length in (2, 4):
         assert overflows
@@ -306,34 +236,22 @@ def test_a_fixed_point_sum_counts_the_cells_and_full_adders_that_it_needs(weight
         total, used = ripple_sum([product for product, _ in products], width)
         assert total == sum(weight * value for weight, value in chosen)
         counted = used + sum(cells for _, cells in products)
-        assert counted == int(cost.fixed_point_adders(length, weight_bits, activation_bits))
+        assert counted == int(formulas.fixed_point_adders(length, weight_bits, activation_bits))
 
 
 @given(st.integers(1, 60), st.integers(1, 4), READINGS, st.booleans())
 @settings(deadline=None, max_examples=50)
 def test_binary_planes_cost_the_adders_of_dense_ternary_ones_and_half_of_the_storage(length, branches, reading, count_bias):
     shape = shape_of(length, 4)
-    dense = cost.dense_weights(shape, 2, branches)
-    binary = LayerWeights("binary", branches, branches, dense.nonzeros, dense.scales)
-    one, other = (adders(shape, weights, reading, 8, count_bias) for weights in (binary, dense))
+    ternary = dense.weights(shape, 2, branches)
+    binary = LayerWeights("binary", branches, branches, ternary.nonzeros, ternary.scales)
+    one, other = (adders(shape, weights, reading, 8, count_bias) for weights in (binary, ternary))
     assert (one["c_c"], one["c_s"]) == (other["c_c"], other["c_s"])
     assert one["c_s"] == one["c_c"]
-    scales = 8 * dense.scales
+    scales = 8 * ternary.scales
     assert 2 * (one["c_m"] - scales) == other["c_m"] - scales
     with pytest.raises(DbqError, match="layer layer: non-zeros"):
-        adders(shape, LayerWeights("binary", branches, branches, dense.nonzeros - 1, dense.scales))
-
-
-@given(ternary_layers(), READINGS, st.data())
-@settings(deadline=None, max_examples=50)
-def test_layers_are_added_in_any_order(layer, reading, data):
-    shape, weights = layer
-    others = [(shape, cost.dense_weights(shape, 8, 0), 8), (shape, weights, 4), (shape, cost.dense_weights(shape, 2, 1), 8)]
-    shuffled = data.draw(st.permutations(others))
-    whole = cost.network_cost(others, reading, False, 8)
-    assert whole == cost.network_cost(shuffled, reading, False, 8)
-    parts = [cost.network_cost([other], reading, False, 8) for other in others]
-    assert whole == {name: sum(part[name] for part in parts) for name in whole}
+        adders(shape, LayerWeights("binary", branches, branches, ternary.nonzeros - 1, ternary.scales))
 
 
 def test_storage_follows_the_bits_of_the_method():
@@ -341,3 +259,56 @@ def test_storage_follows_the_bits_of_the_method():
     shape = shape_of(5, 1)
     row = adders(shape, LayerWeights("ternary", 2, 2, np.array([[3], [2]]), 2))
     assert row["c_m"] == 5 * 2 + 2 * 8
+
+
+def test_signed_digits_are_the_fewest_of_all():
+    """Brute force over all sums of signed powers of two up to 2^6."""
+    powers = 2 ** np.arange(7)
+    fewest = {}
+    for digits in itertools.product((-1, 0, 1), repeat=7):
+        value = int(powers @ digits)
+        fewest[value] = min(fewest.get(value, 7), np.count_nonzero(digits))
+    integers = np.arange(-64, 64).reshape(2, 64)
+    planes = formulas.signed_digit_planes(integers)
+    assert planes.shape == (7, 2, 64) and set(np.unique(planes)) == {-1, 0, 1}
+    assert (np.tensordot(powers, planes, 1) == integers).all()
+    assert np.count_nonzero(planes, 0).ravel().tolist() == [fewest[value] for value in integers.ravel().tolist()]
+    assert not (planes[1:] * planes[:-1]).any()
+    assert formulas.signed_digit_planes([[0]]).tolist() == [[[0]]]
+
+
+@given(st.integers(2, 8), st.integers(1, 30), st.integers(1, 3), st.integers(1, 12), st.booleans(), st.integers(0, 999))
+@settings(deadline=None, max_examples=50)
+def test_signed_digits_cost_what_a_loop_over_digits_says(bits, length, channels, activation_bits, count_bias, seed):
+    """Digits by the carry rule of integers in base 2, counted filter by filter and digit by digit in plain integers."""
+    integers = np.random.default_rng(seed).integers(-(1 << bits - 1), 1 << bits - 1, (channels, length))
+    digits = (formulas.signed_digit_planes(integers) != 0).sum(2)
+    shape = shape_of(length, channels)
+    weights = LayerWeights("fixed_point", bits, 0, (integers != 0).sum(1)[None], 1, digits)
+
+    def by_loop(counts):
+        total, widths = 0, []
+        for position, count in enumerate(counts):
+            if count:
+                total += (count - 1) * (activation_bits + (count - 1).bit_length())
+                widths.append(activation_bits + 1 + (count - 1).bit_length() + position)
+        return total + (max(len(widths) - 1, 0) + count_bias) * max(widths, default=activation_bits)
+
+    def nonzeros(row):
+        """3x XOR x has a 1 beside every non-zero digit of x."""
+        found = [(3 * value ^ value) >> 1 for value in row.tolist()]
+        return [sum(value >> position & 1 for value in found) for position in range(bits)]
+
+    row = adders(shape, weights, "signed_digits", activation_bits, count_bias)
+    assert row["c_s"] == 3 * sum(by_loop(nonzeros(filter_)) for filter_ in integers)
+    assert row["c_c"] == 3 * channels * by_loop([length] * bits)
+    plain = adders(shape, weights, "adder_only", activation_bits, count_bias)
+    assert (row["c_r"], row["c_m"]) == (plain["c_r"], plain["c_m"])
+
+
+@pytest.mark.parametrize("digits", [None, [[1, 2]], [[6]], [[-1]], [[1]] * 5])
+def test_signed_digits_that_do_not_fit_name_the_layer(digits):
+    weights = LayerWeights("fixed_point", 4, 0, np.array([[3]]), 1, digits)
+    adders(shape_of(5, 1), weights)
+    with pytest.raises(DbqError, match="layer layer: its signed digits"):
+        adders(shape_of(5, 1), weights, "signed_digits")
