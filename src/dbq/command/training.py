@@ -113,6 +113,19 @@ def canary(record: Annotated[bool, typer.Option(help="add this commit to results
     typer.echo(f"{len(equal)} of {len(found)} subjects equal the last record of this machine; the others are new")
 
 
+def trained(plan, key: str, seed: int | None, data: Path, checkpoints: Path):
+    """(finished run of one seed, row, place) from the checkpoints; what isn't finished is trained first."""
+    from dbq.training import runs
+    from dbq.validity import identity
+
+    row = plan.row(key)
+    if seed is not None and seed not in row.seeds:
+        raise DbqError(f"--seed: {seed} is no seed of {key}", f"its seeds are {row.seeds}")
+    place, start = runs.Place(data / plan.profile / row.dataset, checkpoints), plan.start(row.start)
+    beginning = runs.beginning_of(runs.train_float(start, place, identity.code_of(start)), start.key)
+    return runs.train_row(row, row.seeds[0] if seed is None else seed, beginning, place, identity.code_of(row)), row, place
+
+
 def plan_of(params: Path, profile: str | None):
     """The plan of a profile."""
     from dbq import datasets, settings
