@@ -26,7 +26,6 @@ def violated(run):
 def test_a_sound_network_holds_all(run):
     rows = certificates.certify(run, "dbq")
     assert all(row["holds"] for row in rows)
-    assert any(row["certificate"].startswith("numerical") for row in rows)
     certificates.demand(rows, "x")
 
 
@@ -49,11 +48,6 @@ def test_each_violation_is_found_and_named(run):
     assert "smallest distance of neighbouring levels" in found
     with pytest.raises(DbqError, match=f"rows.x: violated: .*{name}"):
         certificates.demand(certificates.certify(run, "dbq"), "x")
-
-
-def test_a_wrong_gradient_is_found(run, monkeypatch):
-    monkeypatch.setattr(certificates, "soft", lambda *values: 1.01 * torch.ones(()) * values[0])
-    assert "numerical against analytic gradient" in violated(run)
 
 
 def test_a_weight_that_returns_to_its_level_oscillates_and_one_that_moves_on_does_not(run):

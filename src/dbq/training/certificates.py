@@ -4,17 +4,14 @@ import torch
 
 from dbq.errors import DbqError
 from dbq.insertion.policies import method_quantizers
-from dbq.quantizers.branch_function import BranchQuantize, OneLayer, soft
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.training.runs import Run
 
-GRADIENT_ERROR = 1e-4  # relative; central differences in float64 reach 1e-5 where a gradient is nearly 0
 SOFT_GAP = 0.02  # of the largest level, for DBQ with a soft forward pass: what was trained must be what is evaluated
 OSCILLATING = 0.25  # of a layer's weights
 FINE_LEVELS = (
     SOFT_GAP  # of the largest level: neighbours this near are crossed by a weight's ordinary motion, and a crossing changes no more
 )
-SAMPLE = 16  # weights of a layer whose gradients are compared
 COLUMNS = ["certificate", "layer", "value", "limit", "holds"]
 
 
@@ -26,7 +23,6 @@ def certify(run: Run, method: str) -> list[dict]:
         _row("every layer once in the policy table", "all", len(run.policy), None, len({r.layer for r in run.policy}) == len(run.policy))
     )
     measures = [
-        ("numerical against analytic gradient", _gradient_error, GRADIENT_ERROR),
         ("distance of soft from hard weights", _gap, SOFT_GAP if _trains_soft(layers) else None),
         ("smallest distance of neighbouring levels", lambda q, w: -float(q.transfer(w).levels.diff().min()), 0.0),
         ("zero rate of the emptiest plane", _emptiest_plane, 1 - 1e-9),
@@ -70,44 +66,6 @@ def _emptiest_plane(quantizer, weight) -> float | None:
     if quantizer.coding == "fixed_point":
         return None
     return float((quantizer.decompose(weight).planes == 0).float().flatten(1).mean(1).max())
-
-
-def _gradient_error(quantizer, weight) -> float | None:
-    """Largest difference between the closed form and central differences in float64, over the largest gradient.
-
-    Of ternary branches only: every other method's straight-through gradient isn't the derivative of anything.
-    """
-    if not isinstance(quantizer, BranchQuantizer):
-        return None
-    groups = len(quantizer.a)
-    w = weight.detach().flatten(1)
-    w = (w[:, : max(1, SAMPLE // len(w))] if groups > 1 else w.flatten()[None, :SAMPLE]).double().cpu()
-    a, g1, g2 = (value.detach().double().cpu() for value in (quantizer.a, quantizer.g1, quantizer.g2))
-    heat = quantizer.absolute_temperature().double().cpu()
-    direction = torch.randn(w.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    leaves = [value.clone().requires_grad_() for value in (w, a, g1, g2)]
-    ones = torch.ones(groups, 1, dtype=torch.float64)
-    scales = (leaves[2].expand(groups, 1), leaves[3].expand(groups, 1))
-    (output,) = BranchQuantize.apply(OneLayer(w, groups), False, False, leaves[1], *scales, heat, ones, leaves[0])
-    analytic = torch.autograd.grad((output * direction).sum(), leaves)
-    worst = 0.0
-    for index, gradient in enumerate(analytic):
-        step = 3e-4 / float(heat.max())
-        values = [value.clone() for value in (w, a, g1, g2)]
-        numeric = torch.empty_like(gradient).flatten()
-        flat = values[index].view(-1)
-        for position in range(min(flat.numel(), SAMPLE)):
-            before = float(flat[position])
-            results = []
-            for sign in (1, -1):
-                flat[position] = before + sign * step
-                results.append(float((soft(*values, heat) * direction).sum()))
-            flat[position] = before
-            numeric[position] = (results[0] - results[1]) / (2 * step)
-        count = min(flat.numel(), SAMPLE)
-        difference = (numeric[:count] - gradient.flatten()[:count]).abs().max()
-        worst = max(worst, float(difference / gradient.abs().max().clamp_min(1e-12)))
-    return worst
 
 
 def _collapse(layers) -> dict:

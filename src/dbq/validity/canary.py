@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dbq.files import read_json, write_json
-from dbq.settings.entries import ActivationSettings, DatasetSettings, PolicySettings, Row, Start, TrainingSettings
+from dbq.settings.entries import ActivationSettings, CostSettings, DatasetSettings, PolicySettings, Row, Start, TrainingSettings
 from dbq.settings.quantizers import METHODS
 from dbq.validity import equivalence, identity
 
@@ -52,6 +52,8 @@ VARIANTS = {
     "quantization_networks": [({"levels": [-1, 0, 1], "temperature_step": 20.0, "temperature_cap": 2000.0}, {}, {}, {})],
     "sawb": [({"bits": 4}, {}, {}, {})],
 }  # fmt: skip
+COSTS = ("c_c", "c_s", "c_r", "c_m")
+READINGS = ("adder_only", "two_bit_multiplier")  # that are as old as the engine
 OTHERS = ("mobilenet_v1", "mobilenet_v2", "shufflenet_v2")
 ON_OTHERS = ("dbq", "uniform", "ttq", "lsq")  # their first settings alone
 
@@ -104,9 +106,29 @@ def run(log=print) -> dict:
                 if variant is None:
                     beginnings[network] = runs.beginning_of(done, "canary")
                 total.update(f"{tensors_digest(done.network.state_dict())} {done.top1} {done.fit.val_top1};".encode())
+                if variant is not None and number == 0:
+                    found[f"engine {method} {network}"] = {"code": identity.engine_code_of(one), "weights": counted_and_replayed(done.network)}
             found[f"{method} {network}"] = {"code": code, "weights": total.hexdigest()}
             log(f"{method} {network}: {total.hexdigest()[:16]}")
     return found
+
+
+def counted_and_replayed(quantized) -> str:
+    """Hex sha256 of the costs under the readings of COSTS and of the integer logits of random images."""
+    import torch
+
+    from dbq.cost import network
+    from dbq.integer import execute
+    from dbq.integer.compile import Widths, compile_network
+
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    counted = network.count(quantized, 32, 8, CostSettings(reading="adder_only", count_bias=False, scale_bits=8))
+    readings = sorted(
+        tuple(row[name] for name in ("reading", "count_bias", *COSTS)) for row in counted.readings if row["reading"] in READINGS
+    )
+    program = compile_network(quantized, (3, 32, 32), Widths(30, 32)).program
+    logits = execute.run(program, images).to(torch.int64).tolist()
+    return hashlib.sha256(f"{readings} {logits}".encode()).hexdigest()
 
 
 def random_images(folder: Path) -> Path:

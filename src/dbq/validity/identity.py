@@ -20,6 +20,7 @@ from dbq.validity import closure
 
 if TYPE_CHECKING:
     from dbq.settings import Row, Start
+    from dbq.settings.entries import CostSettings, EngineSettings
 
 # what of a row or a start decides its result; keys, seeds and what a row is compared with don't
 ROW = ("network", "dataset_settings", "method", "quantizer", "activation_bits", "activations", "policy", "training")
@@ -43,6 +44,11 @@ def of_settings(entry: Row | Start) -> str:
     return digest({name: values[name] for name in START})
 
 
+def of_engine(row: Row, cost: CostSettings, engine: EngineSettings) -> str:
+    """The digest of what params.yaml decides of a row's costs and replay."""
+    return digest([of_settings(row), cost.model_dump(mode="json"), engine.model_dump(mode="json")])
+
+
 def modules(entry: Row | Start) -> list[str]:
     """The modules that are imported by a name in the settings."""
     chosen = [f"dbq.networks.{entry.network}"]
@@ -51,14 +57,19 @@ def modules(entry: Row | Start) -> list[str]:
     return chosen
 
 
+def subject(entry: Row | Start) -> str:
+    """What a canary has to prove equal for it: a method, or float, on a network."""
+    return f"{getattr(entry, 'method', 'float')} {entry.network}"
+
+
 def code_of(entry: Row | Start) -> str:
-    """The digest of the code that trains and tests it."""
-    return closure.digest([TRAINING, *modules(entry)])
+    """The digest of the code that trains and tests it. It names the subject, too: equal weights of one prove nothing of another."""
+    return digest([subject(entry), closure.digest([TRAINING, *modules(entry)])])
 
 
 def engine_code_of(row: Row) -> str:
     """The digest of the code that counts it and replays it in integers."""
-    return closure.digest([*ENGINE, *modules(row)])
+    return digest([f"engine {subject(row)}", closure.digest([*ENGINE, *modules(row)])])
 
 
 def fingerprint(kind: str, seed: int, identity: dict) -> str:
