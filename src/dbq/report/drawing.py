@@ -139,12 +139,13 @@ def method_name(method: str, branches) -> str:
     return f"DBQ {int(branches)}T" if method == "dbq" else NAMES.get(method, method)
 
 
-def short_key(key: str, network: str, dataset: str) -> str:
-    """What an experiment's key, or a sweep's, adds to NETWORK-DATASET; "float" for the float network itself."""
-    prefix = f"{network}-{dataset}"
-    if key.startswith(f"sweep-{prefix}"):
-        return key.removeprefix(f"sweep-{prefix}").strip("-") or "sweep"
-    return key.removeprefix(prefix).strip("-") or "float"
+def short_names(rows) -> list[str]:
+    """Names of rows of one network and data set: what a key adds to NETWORK-DATASET, "float" for the float network of that key.
+
+    rows: named tuples with key, network and dataset. Whole keys where two rows would have the same name.
+    """
+    names = [row.key.removeprefix(f"{row.network}-{row.dataset}").strip("-") or "float" for row in rows]
+    return [row.key if names.count(name) > 1 else name for row, name in zip(rows, names, strict=True)]
 
 
 def amounts(axis, log: bool = False, spread: float = 1.0) -> None:

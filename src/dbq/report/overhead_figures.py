@@ -6,9 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from dbq.errors import DbqError
-from dbq.files import read_json
 from dbq.report.drawing import FAINT, INK, METHODS, NAMES, VERMILION, Drawing, message, method_name, styled
-from dbq.report.results import NOT_RUN
+from dbq.report.results import NOT_RUN, odd, read_frame, single_reason
 
 COLUMNS = [
     "network", "method", "branches", "weight_bits", "activation_bits", "batch_size", "steps", "step_ratio_median",
@@ -21,9 +20,9 @@ TITLE = "Training overhead: time of a step as a ratio to float"
 GPU = "gpu.csv"  # measured on another machine, where dvc.yaml says so, and kept by the stage beside its own
 
 
-def table(metrics_folder) -> pd.DataFrame:
-    """What the stage `overhead` left in METRICS/overhead, the rows of a GPU last."""
-    return pd.concat([read(Path(metrics_folder) / "overhead", name) for name in ("overhead.csv", GPU)], ignore_index=True)
+def table(runs_folder) -> pd.DataFrame:
+    """What the stage `overhead` left in RUNS/overhead, the rows of a GPU last."""
+    return pd.concat([read(Path(runs_folder) / "overhead", name) for name in ("overhead.csv", GPU)], ignore_index=True)
 
 
 def read(folder, name: str = "overhead.csv") -> pd.DataFrame:
@@ -31,47 +30,28 @@ def read(folder, name: str = "overhead.csv") -> pd.DataFrame:
 
     Raises DbqError, naming the file, for a missing or torn file, a measured row without its ratio, and quartiles out of order.
     """
-    path = Path(folder) / "metrics.json"
-    if not path.is_file():
-        raise DbqError(f"{path}: no such file", "run `dvc repro overhead`")
-    value = read_json(path)
-    if isinstance(value, dict) and value.get("status") == NOT_RUN:
+    folder, numbers = Path(folder), [*RATIOS, "memory_ratio", *WHOLE]
+    if not (folder / "metrics.json").is_file():
+        raise DbqError(f"{folder / 'metrics.json'}: no such file", "run `dvc repro overhead`")
+    if single_reason(folder.parent, folder.name):
         return pd.DataFrame(columns=COLUMNS)
-    path = Path(folder) / name
+    frame = read_frame(folder / name, COLUMNS, "overhead")
     try:
-        frame = pd.read_csv(path)
-    except FileNotFoundError:
-        raise DbqError(f"{path}: no such file", "run `dvc repro overhead`") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise _odd(path, f"not valid CSV ({error})") from None
-    missing = [name for name in COLUMNS if name not in frame]
-    if missing:
-        raise _odd(path, f"no column {', '.join(missing)}")
-    frame = frame[COLUMNS]
-    try:
-        numbers = frame[[*RATIOS, "memory_ratio", *WHOLE]].apply(pd.to_numeric)
+        frame[numbers] = frame[numbers].apply(pd.to_numeric)
     except (ValueError, TypeError) as error:
-        raise _odd(path, str(error)) from None
-    frame[numbers.columns] = numbers
-    _check(frame, path)
-    return frame
-
-
-def _check(frame: pd.DataFrame, path: Path) -> None:
+        raise odd(folder / name, "overhead", str(error)) from None
     for row in frame.itertuples():
-        name = f"{row.method} on {row.network}"
         quartiles = [getattr(row, column) for column in RATIOS]
+        problem = None
         if str(row.status).startswith(NOT_RUN):
-            if not all(pd.isna(number) for number in (*quartiles, row.memory_ratio)):
-                raise _odd(path, f"{name} was not run and has numbers")
+            problem = None if all(map(pd.isna, (*quartiles, row.memory_ratio))) else "was not run and has numbers"
         elif not 0 < quartiles[0] <= quartiles[1] <= quartiles[2] < float("inf"):
-            raise _odd(path, f"{name} has no quartiles in ascending order")
+            problem = "has no quartiles in ascending order"
         elif not (pd.isna(row.memory_ratio) or 0 < row.memory_ratio < float("inf")):
-            raise _odd(path, f"{name} has the memory ratio {row.memory_ratio}")
-
-
-def _odd(path: Path, problem: str) -> DbqError:
-    return DbqError(f"{path}: {problem}", "run `dvc repro --force overhead`")
+            problem = f"has the memory ratio {row.memory_ratio}"
+        if problem:
+            raise odd(folder / name, "overhead", f"{row.method} on {row.network} {problem}")
+    return frame
 
 
 @styled
