@@ -108,7 +108,8 @@ def _training(folder, entry, seeds, top1, rng):
     judged = getattr(entry, "judged", "test")
     results = [
         {
-            "seed": seed, "top1": value if judged == "test" else None, "val_top1": value - 1, "zero_rate": 0.1 * branches, "soft_hard_gap": 0.1 if branches else None, "commit": f"{seed}" * 40, "device": "cpu (1 thread)", "torch": "2.13.0",
+            "seed": seed, "top1": value if judged == "test" else None, "val_top1": value - 1, "zero_rate": 0.1 * branches,
+            "soft_hard_gap": 0.1 if branches else None, "commit": f"{seed}" * 40, "device": "cpu (1 thread)", "torch": "2.13.0",
             "identity": {"settings": "5" * 64, "data": "d" * 64, "code": "c" * 64, "start": "a" * 64 if quantized else None},
         }
         for seed, value in zip(seeds, top1, strict=True)

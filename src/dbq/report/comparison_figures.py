@@ -80,7 +80,9 @@ def ablation_plot(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
     figure = Drawing(8.0, 0.9 + 0.26 * len(run) + 0.4 * len(groups) + (0.2 if smoke else 0), "Ablations: validation top1", smoke)
     axes = figure.add_subplot()
     far = run.delta_to_base < -FAR
-    shown = [*run.val_top1_mean[~far], *references.values()]
+    near = run[~far]
+    shown = [near.val_top1_mean + sign * near.val_top1_std.fillna(0) for sign in (-1, 1)]
+    shown = [*shown[0], *shown[1], *references.values()]
     width = max(max(shown) - min(shown), 0.5)
     axes.set_xlim(min(shown) - (0.2 if far.any() else 0.08) * width, max(shown) + 0.25 * width)
     _dot_panel(axes, groups, references)

@@ -18,7 +18,7 @@ from PIL import Image
 from dbq.files import write_atomically
 
 DRAWN_COLOURS = 4096  # lines and text have hundreds of them, between two colours mostly, a photograph has tens of thousands
-SMOKE_NOTE = "smoke profile: stand-in images, not evidence"
+SMOKE_NOTE = "all images are stand-ins: not evidence"
 INK, FAINT = "#333333", "#9a9a9a"
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"

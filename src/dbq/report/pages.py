@@ -51,9 +51,9 @@ NOTEBOOK = """{% extends "base" %}
 INDEX = """{% extends "base" %}
 {% macro report(name) %}{% if name in reports %}<a href="{{ name|urlencode }}.html">{{ name.split("-")[0] }}</a>{% endif %}{% endmacro %}
 {% macro table(rows) %}<table><tr>{% for name in rows[0] %}<th>{{ name }}</th>{% endfor %}<th>reports</th><th>figures</th></tr>
-{% for row in rows %}<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}
+{% for row in rows %}<tr>{% for name, value in row.items() %}<td>{{ value if name == "key" else value|shown }}</td>{% endfor %}
 <td>{% for stage in ("pretrain", "quantize", "engine") %}{{ report(stage ~ "-" ~ row.key) }} {% endfor %}</td>
-<td>{% for name in figures[row.key] %}
+<td>{% for name in figures.get(row.key, []) %}
 <a href="../figures/{{ name|urlencode }}.svg">{{ name.split("-")[0].replace("_", " ") }}</a>{% endfor %}</td></tr>
 {% endfor %}</table>{% endmacro %}
 {% block style %}td, th { white-space: nowrap; }
@@ -89,8 +89,24 @@ _TAGS = bleach.ALLOWED_TAGS | {
     "table", "tbody", "td", "tfoot", "th", "thead", "tr",
 }  # fmt: skip
 _SPANS = ["colspan", "rowspan"]
-_ATTRIBUTES = {"*": ["class", "id"], "a": ["href", "title"], "img": ["src", "alt"], "td": _SPANS, "th": _SPANS}
+_ATTRIBUTES = {
+    "*": ["class", "id"],
+    "a": lambda tag, name, value: name == "href" and re.fullmatch(r"(https?://|mailto:|#)\S*|[\w./-]*", value) is not None,
+    "img": lambda tag, name, value: name == "alt" or (name == "src" and value.startswith("data:image/")),
+    "td": _SPANS,
+    "th": _SPANS,
+}
 _SHOWN = ("text/plain", "text/html", "text/markdown", "text/latex", "image/svg+xml", "image/png", "image/jpeg")
+
+
+def _shown(text: str) -> str:
+    """A number of a CSV file as a reader wants it; any other text as it is."""
+    if re.fullmatch(r"-?\d+\.\d+", text):
+        return f"{float(text):.2f}"
+    return f"{int(text):,}" if re.fullmatch(r"\d+", text) else text
+
+
+_PAGES.filters["shown"] = _shown
 
 
 def index_page(**values) -> str:
