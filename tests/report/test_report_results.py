@@ -94,7 +94,7 @@ def test_costs_of_another_reading_are_stale_and_one_reading_is_the_main_one(resu
     with pytest.raises(DbqError, match="0 main readings"):
         results.cost(DBQ)
     change(path, "readings", 1, "main", value=True)
-    with pytest.raises(DbqError, match=f"count_bias True; params.yaml has adder_only, False .*engine@{DBQ}"):
+    with pytest.raises(DbqError, match=f"count_bias True, params.yaml has False .*engine@{DBQ}"):
         results.main_reading(DBQ)
 
 

@@ -141,17 +141,13 @@ class Results:
     @property
     def smoke(self) -> bool:
         """Whether all images are stand-ins: no number of the profile is evidence then."""
-        settings = [planned.settings for planned in self.plan.datasets.values() if planned.settings]
-        return bool(settings) and all(entry.stand_in for entry in settings)
+        return all(planned.settings.stand_in for planned in self.plan.datasets.values())
 
     @property
     def titles(self) -> dict[str, str]:
         """Data set -> its name in figures: a stand-in is named as what it is."""
-        found = {}
-        for name, planned in self.plan.datasets.items():
-            stand_in = planned.settings is not None and planned.settings.stand_in
-            found[name] = f"{name} (stand-in: {planned.settings.source})" if stand_in else name
-        return found
+        settings = {name: planned.settings for name, planned in self.plan.datasets.items()}
+        return {name: f"{name} (stand-in: {entry.source})" if entry.stand_in else name for name, entry in settings.items()}
 
     def declared(self, stage: str) -> dict:
         """Key -> Planned of a stage, in the order of params.yaml."""
@@ -181,11 +177,9 @@ class Results:
         if isinstance(settings, Row):
             wanted |= {name: getattr(settings, name) for name in ("method", "branches", "weight_bits", "activation_bits", "judged")}
             wanted["epochs"] = settings.training.epochs
-            seeds = [seed.seed for seed in value.seeds]
-            self._demand(seeds == settings.seeds, stage, key, f"seeds {seeds}, params.yaml has {settings.seeds}")
+            self._demand_equal(stage, key, "seeds", [seed.seed for seed in value.seeds], settings.seeds)
         for name, expected in wanted.items():
-            found = getattr(value, name)
-            self._demand(found == expected, stage, key, f"{name} {found}, params.yaml has {expected}")
+            self._demand_equal(stage, key, name, getattr(value, name), expected)
         return value
 
     def cost(self, key: str) -> Cost:
@@ -194,9 +188,8 @@ class Results:
     def main_reading(self, key: str) -> Reading:
         """The costs under the reading that params.yaml chooses."""
         chosen, wanted = next(row for row in self.cost(key).readings if row.main), self.plan.cost
-        same = (chosen.reading, chosen.count_bias) == (wanted.reading, wanted.count_bias)
-        found = f"counted with {chosen.reading}, count_bias {chosen.count_bias}; params.yaml has {wanted.reading}, {wanted.count_bias}"
-        self._demand(same, "engine", key, found)
+        for name in ("reading", "count_bias"):
+            self._demand_equal("engine", key, name, getattr(chosen, name), getattr(wanted, name))
         return chosen
 
     def replay(self, key: str) -> Replay:
@@ -207,28 +200,25 @@ class Results:
 
     def weights(self, key: str) -> dict:
         """{"layers": [{name, edges, counts, levels, thresholds, level_counts}]}; no layers without branches."""
-        return self._of_lists(key, "weights.json", lambda value: [
-            lengths
+        return self._with_lists(key, "weights.json", lambda value: [
+            len(layer["edges"]) == len(layer["counts"]) + 1 and len(layer["levels"]) == len(layer["level_counts"])
             for layer in value["layers"]
-            for lengths in ((len(layer["edges"]), len(layer["counts"]) + 1), (len(layer["levels"]), len(layer["level_counts"])))
         ])  # fmt: skip
 
     def annealing(self, key: str) -> dict:
         """{layer, inputs, curves: [{epoch, temperature, outputs}], hard}; {} for a method that has no temperature."""
-        return self._of_lists(key, "annealing.json", lambda value: [
-            (len(value["inputs"]), len(outputs)) for outputs in (value["hard"], *(curve["outputs"] for curve in value["curves"]))
+        return self._with_lists(key, "annealing.json", lambda value: [
+            len(outputs) == len(value["inputs"]) for outputs in (value["hard"], *(curve["outputs"] for curve in value["curves"]))
         ] if value else [])  # fmt: skip
 
-    def _of_lists(self, key: str, name: str, lengths: Callable[[dict], list[tuple[int, int]]]) -> dict:
-        """A JSON file of a row whose lists have these pairs of equal lengths."""
+    def _with_lists(self, key: str, name: str, fits: Callable[[dict], list[bool]]) -> dict:
         value = self._json("quantize", key, name)
         try:
-            fits = all(one == other for one, other in lengths(value))
+            if all(fits(value)):
+                return value
         except (KeyError, TypeError):
-            fits = False
-        if not fits:
-            raise odd(self._path("quantize", key, name), f"quantize@{key}", "a list is missing, or the lengths of two lists don't fit")
-        return value
+            pass
+        raise odd(self._path("quantize", key, name), f"quantize@{key}", "a list is missing, or the lengths of two lists don't fit")
 
     def history(self, key: str) -> pd.DataFrame:
         """The epochs of all seeds; no rows for external weights. What a method doesn't have (temperature, soft-hard gap) is NaN."""
@@ -262,9 +252,9 @@ class Results:
             problem = f"{place}: {fault['msg'].removeprefix('Value error, ')}"
             raise odd(self._path(stage, key, name), f"{stage}@{key}", problem) from None
 
-    def _demand(self, condition: bool, stage: str, key: str, problem: str) -> None:
-        if not condition:
-            raise odd(self._path(stage, key, MAIN_FILE[stage]), f"{stage}@{key}", problem)
+    def _demand_equal(self, stage: str, key: str, name: str, found, wanted) -> None:
+        if found != wanted:
+            raise odd(self._path(stage, key, MAIN_FILE[stage]), f"{stage}@{key}", f"{name} {found}, params.yaml has {wanted}")
 
 
 def single_reason(folder, stage: str) -> str | None:

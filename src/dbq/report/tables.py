@@ -29,15 +29,6 @@ LAYER_COLUMNS = ["key", "layer", "kind", *COSTS, "nonzeros", "weights"]
 DATASET_COLUMNS = ["key", "source", "label", "md5_identical", "classes", "image_size", "train", "val", "test", "licence"]
 PROVENANCE_COLUMNS = ["key", "seed", "top1", "val_top1", "commit", "device", "torch", "settings", "data", "code", "start"]
 UNITS = {"c_c": "FA", "c_s": "FA", "c_r": "bit", "c_m": "bit"}
-_WHOLE = {
-    "branches", "weight_bits", "activation_bits", "epochs", "n", "macs", *COSTS, "engine_images", "engine_disagreeing",
-    "engine_disagreeing_float64", "engine_unexplained", "smallest_multiplier_bits", "nonzeros", "weights", "classes", "image_size",
-    "train", "val", "test", "seed",
-}  # fmt: skip
-_FRACTIONS = {
-    "top1", "val_top1", "top1_mean", "top1_std", "val_top1_mean", "val_top1_std", "zero_rate", "soft_hard_gap", "delta_to_float",
-    "delta_to_base", "engine_top1",
-}  # fmt: skip
 
 
 def write_tables(plan: Plan, runs_folder, out_folder, literature=LITERATURE) -> None:
@@ -133,12 +124,12 @@ def cost_readings(results: Results) -> pd.DataFrame:
         for metric in COSTS:
             values = {name: getattr(reading, metric) for name, reading in readings.items()}
             lines.append({"key": key, "metric": metric, "unit": UNITS[metric], **values})
-    return _frame(lines, ["key", "metric", "unit", *names, "label"], set(names))
+    return _frame(lines, ["key", "metric", "unit", *names, "label"])
 
 
 def per_layer_cost(results: Results) -> pd.DataFrame:
     """The layers of every row whose cost was counted, under the main reading."""
-    frames = [results.layers(key).assign(key=key) for key in results.running("engine")]
+    frames = [results.layers(key).convert_dtypes().assign(key=key) for key in results.running("engine")]
     return _frame([line for frame in frames for line in frame.to_dict("records")], LAYER_COLUMNS)
 
 
@@ -189,11 +180,14 @@ def _mean(value: Training, name: str) -> float | None:
     return statistics.fmean(numbers) if numbers else None
 
 
-def _frame(lines: list[dict], columns: list[str], whole=frozenset()) -> pd.DataFrame:
-    """Columns of whole numbers stay whole where a value is missing; a column that is empty altogether keeps its type."""
+def _frame(lines: list[dict], columns: list[str]) -> pd.DataFrame:
+    """Whole numbers stay whole in a column where a value is missing."""
     frame = pd.DataFrame([{column: line.get(column) for column in columns} for line in lines], columns=columns, dtype=object)
-    kinds = {column: "Int64" for column in columns if column in _WHOLE | set(whole)}
-    return frame.astype(kinds | {column: float for column in columns if column in _FRACTIONS})
+    for column in columns:
+        kinds = {type(value) for value in frame[column] if not pd.isna(value)}
+        if kinds and kinds <= {int, float}:
+            frame[column] = frame[column].astype("Int64" if kinds == {int} else float)
+    return frame
 
 
 def write_table(frame: pd.DataFrame, path_without_suffix) -> None:
