@@ -16,7 +16,7 @@ from report_tree import DBQ
 
 from dbq.errors import DbqError
 from dbq.report import comparison_figures, cost_figures, figures, labels, overhead_figures, tables
-from dbq.report.drawing import SMOKE_NOTE, Drawing, short_names, styled
+from dbq.report.drawing import SMOKE_NOTE, Drawing, styled
 from dbq.report.results import Results
 
 LITERATURE = Path(__file__).parents[2] / tables.LITERATURE
@@ -218,7 +218,7 @@ def test_the_scale_of_accuracy_ends_at_100():
 
 def test_short_names_are_unique():
     rows = comparison(4).assign(network="a", dataset="b", key=["a-b", "a-b-ttq", "ttq", "distilled-ttq"])
-    assert short_names(list(rows.itertuples())) == ["float", "a-b-ttq", "ttq", "distilled-ttq"]
+    assert comparison_figures.short_names(list(rows.itertuples())) == ["float", "a-b-ttq", "ttq", "distilled-ttq"]
 
 
 def test_an_ablation_far_below_its_reference_does_not_press_the_others_together():
@@ -230,6 +230,6 @@ def test_an_ablation_far_below_its_reference_does_not_press_the_others_together(
     assert "51.38, off the axis" in words(figure) and "95.40" in words(figure) and "mean and standard deviation" in words(figure)
 
 
-@pytest.mark.parametrize(("subject", "name"), [("dbq-2t", "DBQ 2T"), ("dbq-2t-by-input", "DBQ 2T"), ("brevitas-lsq-2", "LSQ")])
-def test_a_subject_of_the_overhead_has_its_methods_name(subject, name):
-    assert overhead_figures._legend_name(subject, 2) == name
+@pytest.mark.parametrize(("subject", "method"), [("dbq-2t", "dbq"), ("dbq-2t-by-input", "dbq"), ("brevitas-lsq-2", "lsq"), ("twn", "twn")])
+def test_a_subject_of_the_overhead_has_its_method(subject, method):
+    assert overhead_figures.method_of(subject) == method

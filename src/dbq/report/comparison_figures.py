@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from dbq.report import labels
-from dbq.report.drawing import FAINT, METHODS, METRIC_LABELS, Drawing, amounts, message, method_name, short_names, styled
+from dbq.report.drawing import FAINT, METHODS, METRIC_LABELS, Drawing, amounts, message, method_name, name_rows, style_of, styled
 
 FAR = 3.0  # points below its reference from which an ablation stands at the edge of the figure: it would press the others together
 
@@ -38,16 +38,12 @@ def accuracy_plot(rows: pd.DataFrame, titles: dict[str, str], smoke: bool = Fals
     figure = Drawing(7.5, 0.6 + sum(heights) + 0.3 * len(panels) + (0.2 if smoke else 0), "Test top1 by network and method", smoke)
     drawn = figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
     for axes, panel in zip(drawn, panels, strict=True):
-        run = panel[panel.n > 0]
-        if len(run):
-            spread = run.top1_std.fillna(0)
-            low, high = (run.top1_mean - spread).min(), (run.top1_mean + spread).max()
+        low, high = _limits(panel.top1_mean, panel.top1_std)
+        if panel.top1_mean.notna().any():
             width = max(high - low, 4.0)
             axes.set_xlim(max(0, low - 0.06 * width), high + 0.3 * width)
-            # the space for the numbers reaches beyond 100 %, the scale doesn't
-            axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 100])
-        else:
-            axes.set_xticks([])
+        # the space for the numbers reaches beyond 100 %, the scale doesn't
+        axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 100 and low <= high])
         groups = {}
         for network in dict.fromkeys(panel.network):
             own = list(panel[panel.network == network].itertuples())
@@ -62,7 +58,7 @@ def _accuracy_dot(row, name: str) -> _Dot:
     if row.n == 0:
         return _Dot(name)
     text = f"{row.top1_mean:.2f}{f' ± {row.top1_std:.2f}' if row.n > 1 else ''}  n={row.n}"
-    return _Dot(name, METHODS.get(method_name(row.method, row.branches), METHODS["float"]), row.top1_mean, row.top1_std, text)
+    return _Dot(name, style_of(row.method, row.branches), row.top1_mean, row.top1_std, text)
 
 
 @styled
@@ -80,11 +76,9 @@ def ablation_plot(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
     figure = Drawing(8.0, 0.9 + 0.26 * len(run) + 0.4 * len(groups) + (0.2 if smoke else 0), "Ablations: validation top1", smoke)
     axes = figure.add_subplot()
     far = run.delta_to_base < -FAR
-    near = run[~far]
-    shown = [near.val_top1_mean + sign * near.val_top1_std.fillna(0) for sign in (-1, 1)]
-    shown = [*shown[0], *shown[1], *references.values()]
-    width = max(max(shown) - min(shown), 0.5)
-    axes.set_xlim(min(shown) - (0.2 if far.any() else 0.08) * width, max(shown) + 0.25 * width)
+    low, high = _limits(run.val_top1_mean[~far], run.val_top1_std, *references.values())
+    width = max(high - low, 0.5)
+    axes.set_xlim(low - (0.2 if far.any() else 0.08) * width, high + 0.25 * width)
     _dot_panel(axes, groups, references)
     several = run.val_top1_std.notna().any()
     axes.set_xlabel("validation top1 [%], last epoch" + (", mean and standard deviation" if several else ", one seed"))
@@ -94,8 +88,13 @@ def ablation_plot(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
 def _ablation_dot(row) -> _Dot:
     far = row.delta_to_base < -FAR
     text = f"{row.val_top1_mean:.2f}" + (", off the axis" if far else "")
-    style = METHODS.get(method_name("dbq", row.branches), METHODS["float"])
-    return _Dot(row.change, style, row.val_top1_mean, row.val_top1_std, text, far)
+    return _Dot(row.change, style_of("dbq", row.branches), row.val_top1_mean, row.val_top1_std, text, far)
+
+
+def _limits(mean: pd.Series, deviation: pd.Series, *others: float) -> tuple[float, float]:
+    """The least and the greatest of what is drawn: bars of one deviation about the means, and other values."""
+    deviation = deviation.astype(float).fillna(0)
+    return min((mean - deviation).min(), *others, math.inf), max((mean + deviation).max(), *others, -math.inf)
 
 
 def _dot_panel(axes, groups: dict[str, list[_Dot]], references: dict[str, float] | None = None) -> None:
@@ -111,10 +110,7 @@ def _dot_panel(axes, groups: dict[str, list[_Dot]], references: dict[str, float]
             names.append(dot.name)
             _draw_dot(axes, dot, position)
         position += 1.5
-    axes.set_yticks(ticks, names, fontsize=8)
-    axes.set_ylim(position - 0.7, -0.8)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, ticks, names)
 
 
 def _draw_dot(axes, dot: _Dot, position: float) -> None:
@@ -131,6 +127,15 @@ def _draw_dot(axes, dot: _Dot, position: float) -> None:
         axes.errorbar(dot.value, position, xerr=deviation, fmt=marker, color=colour, markersize=5.5, capsize=3, elinewidth=1.2)
         end = dot.value + (deviation or 0)
     axes.annotate(dot.text, (end, position), (8, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def short_names(rows) -> list[str]:
+    """Names of rows of one network and data set: what a key adds to NETWORK-DATASET, "float" for the float network of that key.
+
+    rows: named tuples with key, network and dataset. Whole keys where two rows would have the same name.
+    """
+    names = [row.key.removeprefix(f"{row.network}-{row.dataset}").strip("-") or "float" for row in rows]
+    return [row.key if names.count(name) > 1 else name for row, name in zip(rows, names, strict=True)]
 
 
 def pareto_front(cost, top1) -> np.ndarray:
@@ -180,12 +185,11 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
 
 def _pareto_panel(axes, points: pd.DataFrame, metric: str, title: str, large: bool) -> None:
     cost, top1 = points[metric].astype(float).to_numpy(), points.top1_mean.to_numpy()
-    spread = points.top1_std.fillna(0).to_numpy()
     floats = sorted(set((points.top1_mean - points.delta_to_float).dropna().round(4)))
     axes.set_xscale("log")
     margin = max((cost.max() / cost.min()) ** 0.22, 1.25)
     axes.set_xlim(cost.min() / margin, cost.max() * margin)
-    low, high = min((top1 - spread).min(), *floats, 100.0), max((top1 + spread).max(), *floats, 0.0)
+    low, high = _limits(points.top1_mean, points.top1_std, *floats)
     height = max(high - low, 2.0)
     axes.set_ylim(low - 0.15 * height, high + 0.15 * height)
     for value in floats:
@@ -197,15 +201,15 @@ def _pareto_panel(axes, points: pd.DataFrame, metric: str, title: str, large: bo
     y = [axes.get_ylim()[0], *top1[front], top1[front[-1]]]
     if len(points) > 1:
         axes.plot(x, y, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=1)
-    names = [method_name(row.method, row.branches) for row in points.itertuples()]
-    for x, y, error, name in zip(cost, top1, points.top1_std, names, strict=True):
-        colour, marker = METHODS.get(name, METHODS["float"])
-        axes.errorbar(x, y, yerr=None if np.isnan(error) else error, fmt=marker, color=colour, markersize=6.5, capsize=3, zorder=3)
+    for x, row in zip(cost, points.itertuples(), strict=True):
+        (colour, marker), error = style_of(row.method, row.branches), None if np.isnan(row.top1_std) else row.top1_std
+        axes.errorbar(x, row.top1_mean, yerr=error, fmt=marker, color=colour, markersize=6.5, capsize=3, zorder=3)
     amounts(axes.xaxis, log=True, spread=float(axes.get_xlim()[1] / axes.get_xlim()[0]))
     axes.yaxis.get_major_locator().set_params(nbins=6)
     axes.set_title(title, fontsize=10 if large else 8)
     axes.set_xlabel(METRIC_LABELS[metric] if large else METRIC_LABELS[metric].split("cost ")[-1])
     axes.set_ylabel("test top1 [%]")
+    names = {method_name(row.method, row.branches) for row in points.itertuples()}
     present = [name for name in METHODS if name in names]
     if len(present) > 1 and large:
         handles = [Line2D([], [], linestyle="", color=METHODS[name][0], marker=METHODS[name][1], label=name) for name in present]

@@ -139,13 +139,17 @@ def method_name(method: str, branches) -> str:
     return f"DBQ {int(branches)}T" if method == "dbq" else NAMES.get(method, method)
 
 
-def short_names(rows) -> list[str]:
-    """Names of rows of one network and data set: what a key adds to NETWORK-DATASET, "float" for the float network of that key.
+def style_of(method: str, branches) -> tuple[str, str]:
+    """Colour and marker of a quantizer in every figure."""
+    return METHODS.get(method_name(method, branches), METHODS["float"])
 
-    rows: named tuples with key, network and dataset. Whole keys where two rows would have the same name.
-    """
-    names = [row.key.removeprefix(f"{row.network}-{row.dataset}").strip("-") or "float" for row in rows]
-    return [row.key if names.count(name) > 1 else name for row, name in zip(rows, names, strict=True)]
+
+def name_rows(axes, positions, names: list[str]) -> None:
+    """Names beside the rows of a panel whose y axis counts them from above."""
+    axes.set_yticks(positions, names, fontsize=8)
+    axes.set_ylim(max(positions) + 0.6, -0.7)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
 
 
 def amounts(axis, log: bool = False, spread: float = 1.0) -> None:

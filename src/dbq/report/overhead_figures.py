@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from dbq.errors import DbqError
-from dbq.report.drawing import FAINT, INK, METHODS, NAMES, VERMILION, Drawing, message, method_name, styled
+from dbq.report.drawing import FAINT, INK, VERMILION, Drawing, message, name_rows, style_of, styled
 from dbq.report.results import NOT_RUN, odd, read_frame, single_reason
 
 COLUMNS = [
@@ -64,59 +64,47 @@ def overhead_bars(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
     if run.empty:
         return message("No overhead was measured in this profile.", TITLE, smoke)
     networks = list(dict.fromkeys(run.network))
-    methods = {network: list(dict.fromkeys(rows[rows.network == network].method)) for network in networks}
-    most = max(map(len, methods.values()))
+    most = max(rows[rows.network == network].method.nunique() for network in networks)
     first = run.iloc[0]
-    count = int(first.threads)
-    threads = f", {count} thread{'s' * (count != 1)}" if first.device == "cpu" else ""
+    threads = f", threads: {int(first.threads)}" if first.device == "cpu" else ""
     note = (
         f"{first.device}{threads}, batch {int(first.batch_size)}, {int(first.steps)} steps of each; whiskers: quartiles; "
         f"lines: 1.0 and {TARGET}; pale: float activations" + ("; memory: ratio of the peaks" if run.memory_ratio.notna().any() else "")
     )
     figure = Drawing(max(7.5, 5.2 * len(networks)), 1.4 + 0.42 * most + 0.2 * smoke, TITLE, smoke, note)
     for axes, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
-        _panel(axes, rows[rows.network == network], methods[network])
+        _panel(axes, rows[rows.network == network])
         axes.set_title(network)
     return figure
 
 
-def _panel(axes, rows: pd.DataFrame, methods: list[str]) -> None:
-    run = rows[rows.step_ratio_median.notna()]
-    low, high = min(0.98, run.step_ratio_q1.min()), max(TARGET, run.step_ratio_q3.max())
-    room = high - low
-    axes.set_xlim(low - 0.03 * room, high + 0.5 * room)
+def _panel(axes, rows: pd.DataFrame) -> None:
+    low, high = min(0.98, rows.step_ratio_q1.min()), max(TARGET, rows.step_ratio_q3.max())
+    axes.set_xlim(low - 0.03 * (high - low), high + 0.5 * (high - low))
+    methods = list(dict.fromkeys(rows.method))
     for position, method in enumerate(methods):
-        own = rows[rows.method == method]
-        measured = own[own.step_ratio_median.notna()]
+        measured = rows[(rows.method == method) & rows.step_ratio_median.notna()]
         if measured.empty:
             # the table says why
             axes.text(1.0, position, f"  {NOT_RUN}", ha="left", va="center", fontsize=7, color=FAINT, style="italic", zorder=4)
-            continue
         for row in measured.itertuples():
-            pale = row.activation_bits == 32
-            _bar(axes, row, position + (0 if len(measured) == 1 else -0.2 if pale else 0.2), pale)
+            pale, median, y = row.activation_bits == 32, row.step_ratio_median, position
+            if len(measured) > 1:
+                y += -0.2 if pale else 0.2
+            colour = style_of(method_of(row.method), row.branches)[0]
+            axes.barh(y, median - 1, left=1, height=0.36, color=colour, alpha=0.4 if pale else 1.0)
+            spread = [[median - row.step_ratio_q1], [row.step_ratio_q3 - median]]
+            axes.errorbar(median, y, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+            text = f"{median:.2f}" + ("" if pd.isna(row.memory_ratio) else f"  memory {row.memory_ratio:.2f}")
+            place = (max(row.step_ratio_q3, 1.0), y)
+            axes.annotate(text, place, (5, 0), textcoords="offset points", va="center", fontsize=6.5)
     axes.axvline(1.0, color=INK, linewidth=0.9, zorder=3)
     axes.axvline(TARGET, color=VERMILION, linewidth=0.9, linestyle="--", zorder=3)
-    axes.set_yticks(range(len(methods)), methods, fontsize=8)
-    axes.set_ylim(len(methods) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, range(len(methods)), methods)
     axes.set_xlabel("step time / float step time")
 
 
-def _bar(axes, row, position: float, pale: bool) -> None:
-    colour = METHODS.get(_legend_name(row.method, row.branches), METHODS["float"])[0]
-    median = row.step_ratio_median
-    spread = [[median - row.step_ratio_q1], [row.step_ratio_q3 - median]]
-    axes.barh(position, median - 1, left=1, height=0.36, color=colour, alpha=0.4 if pale else 1.0)
-    axes.errorbar(median, position, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-    memory = "" if pd.isna(row.memory_ratio) else f"  memory {row.memory_ratio:.2f}"
-    place = (max(row.step_ratio_q3, 1.0), position)
-    axes.annotate(f"{median:.2f}{memory}", place, (5, 0), textcoords="offset points", va="center", fontsize=6.5)
-
-
-def _legend_name(subject: str, branches) -> str:
-    """The method's name in every figure: `lsq-2` and `brevitas-lsq-2` are LSQ, `dbq-2t` and `dbq-2t-eager` DBQ 2T."""
+def method_of(subject: str) -> str:
+    """The method of a subject of the benchmark: `lsq-2` and `brevitas-lsq-2` are lsq, `dbq-2t` and `dbq-2t-compiled` are dbq."""
     name = re.sub("-(by-input|compiled|eager)$", "", subject).removeprefix("brevitas-")
-    method = re.sub(r"-\d+t?$", "", name).replace("-", "_")
-    return method_name(method, branches) if method in NAMES or method == "dbq" else method
+    return re.sub(r"-\d+t?$", "", name).replace("-", "_")
