@@ -107,7 +107,6 @@ def test_training_curves_draw_every_seed_and_no_gap_without_branches(results):
         (lambda: figures.transfer_curve({}), "no transfer curve"),
         (lambda: figures.weight_histogram({"layers": []}), "Only layers of ternary branches"),
         (lambda: figures.cost_bars(pd.DataFrame(columns=["layer", "kind"])), "No layers"),
-        (lambda: cost_figures.cost_by_kind(pd.DataFrame(columns=["layer", "kind"])), "No layers"),
         (lambda: figures.accuracy_plot(comparison(1).assign(n=0), {}), "Nothing was run"),
         (lambda: figures.pareto(comparison(1).assign(n=0), "c_c", {}), "No row"),
         (lambda: figures.ablation_plot(pd.DataFrame({"n": [0]})), "No ablation"),
@@ -134,15 +133,11 @@ def test_the_histogram_marks_levels_and_thresholds(results):
     assert f"{100 * layer['level_counts'][4] / sum(layer['level_counts']):.0f} % zero" in axes[1].get_title(loc="left")
 
 
-def test_bars_and_shares_are_the_costs_and_an_undefined_cost_is_said(results):
+def test_bars_are_the_costs_and_an_undefined_cost_is_said(results):
     layers = results.layers(DBQ)
     assert [bar.get_height() for bar in figures.cost_bars(layers).axes[0].containers[0]] == list(layers.c_c)
-    shares = cost_figures.kind_shares(layers)
-    assert list(shares.index) == ["first", "depthwise", "other"]
-    np.testing.assert_allclose(shares.sum(), 100)
-    assert shares.c_s["first"] == pytest.approx(100 * layers[layers.kind == "first"].c_s.sum() / layers.c_s.sum())
     layers["c_c"] = [None, *layers.c_c[1:]]
-    assert "1 of 5 layers" in words(figures.cost_bars(layers)) and cost_figures.kind_shares(layers).c_c.isna().all()
+    assert "1 of 5 layers" in words(figures.cost_bars(layers))
 
 
 def test_readings_are_drawn_over_the_main_one():

@@ -7,15 +7,13 @@ runs/PROFILE holds STAGE/KEY/ for the stages prepare, pretrain, quantize and eng
 searched. Every reader raises DbqError, naming the file and the stage to run, for a missing, torn or odd file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from dbq.errors import DbqError
 from dbq.files import read_json
@@ -27,9 +25,11 @@ MAIN_FILE = {"prepare": "manifest.json", "pretrain": "metrics.json", "quantize":
 HISTORY_COLUMNS = ["seed", "epoch", "learning_rate", "temperature", "train_loss", "train_top1", "val_top1", "soft_hard_gap"]
 LAYER_COLUMNS = ["layer", "kind", *COSTS, "nonzeros", "weights"]
 
+_NAMES = dict.fromkeys(("key", "network", "dataset", "method", "judged", "label", "data_source"), str)
 Percent = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+_NUMBERS = dict.fromkeys(("branches", "weight_bits", "activation_bits", "epochs"), Count)
 
 
 class _File(BaseModel):
@@ -38,33 +38,16 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Seed(_File):
-    seed: Count
-    top1: Percent | None  # on the test images; None where they are not read
-    val_top1: Percent
-    zero_rate: Share
-    soft_hard_gap: float | None = None
-    identity: dict[str, str | None]  # digests of settings, data, code and start
-    commit: str | None
-    device: str
-    torch: str
+# top1: on the test images, None where they are not read; identity: digests of settings, data, code and start
+Seed = create_model(
+    "Seed", __base__=_File, seed=Count, top1=Percent | None, val_top1=Percent, zero_rate=Share, soft_hard_gap=(float | None, None),
+    identity=dict[str, str | None], commit=str | None, device=str, torch=str,
+)  # fmt: skip
 
 
-class Training(_File):
+class Training(create_model("Training", __base__=_File, **_NAMES, **_NUMBERS, weights_source=(str | None, None))):
     """metrics.json of a float network or of a row."""
 
-    key: str
-    network: str
-    dataset: str
-    method: str
-    branches: Count
-    weight_bits: Count
-    activation_bits: Count
-    epochs: Count
-    judged: Literal["test", "validation"]
-    label: str
-    data_source: str
-    weights_source: str | None = None
     seeds: Annotated[list[Seed], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -82,20 +65,10 @@ class Training(_File):
         return "; ".join(dict.fromkeys(seed.device for seed in self.seeds))
 
 
-class Reading(_File):
-    """The four costs of a network under one reading of the formulas; None: the reading doesn't define it."""
-
-    reading: str
-    count_bias: bool
-    main: bool
-    c_c: Count | None
-    c_s: Count | None
-    c_r: Count | None
-    c_m: Count | None
-
-    @property
-    def name(self) -> str:
-        return self.reading + (" + bias" if self.count_bias else "")
+# the costs of a network under one reading of the formulas, None where the reading doesn't define one
+Reading = create_model(
+    "Reading", __base__=_File, reading=str, count_bias=bool, main=bool, **dict.fromkeys(COSTS, Count | None)
+)  # fmt: skip
 
 
 class Cost(_File):
@@ -110,25 +83,15 @@ class Cost(_File):
         return self
 
 
-class Replay(_File):
-    """engine.json: the test images in integers."""
-
-    images: Count
-    top1_engine: Percent
-    disagreeing: Count
-    disagreeing_float64: Count
-    unexplained: Count
-    smallest_width: Count | None
-
-
-class Manifest(_File):
-    source: str
-    label: str
-    counts: dict[str, dict]
-    classes: Count
-    md5_identical: bool | None = None
-    image_size: Count | None = None
-    licence: str | None = None
+# engine.json: the test images in integers
+Replay = create_model(
+    "Replay", __base__=_File, images=Count, top1_engine=Percent, disagreeing=Count, disagreeing_float64=Count, unexplained=Count,
+    smallest_width=Count | None,
+)  # fmt: skip
+Manifest = create_model(
+    "Manifest", __base__=_File, source=str, label=str, counts=dict[str, dict], classes=Count, md5_identical=(bool | None, None),
+    image_size=(Count | None, None), licence=(str | None, None),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def cost_readings(results: Results) -> pd.DataFrame:
         if reason := results.reason("engine", key):
             lines.append({"key": key, "label": f"{NOT_RUN}: {reason}"})
             continue
-        readings = {reading.name: reading for reading in results.cost(key).readings}
+        readings = {row.reading + " + bias" * row.count_bias: row for row in results.cost(key).readings}
         names |= dict.fromkeys(readings)
         for metric in COSTS:
             values = {name: getattr(reading, metric) for name, reading in readings.items()}
