@@ -1,7 +1,6 @@
 """Rows side by side: the accuracy of each, the ablations, and accuracy against each cost."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,18 +12,6 @@ from dbq.report.drawing import FAINT, METHODS, METRIC_LABELS, Drawing, amounts, 
 FAR = 3.0  # points below its reference from which an ablation stands at the edge of the figure: it would press the others together
 
 
-@dataclass
-class _Dot:
-    """A line of a panel: a name, and a point with its deviation where the row was run."""
-
-    name: str
-    style: tuple[str, str] = METHODS["float"]
-    value: float = math.nan
-    deviation: float = math.nan
-    text: str = ""
-    off_the_axis: bool = False
-
-
 @styled
 def accuracy_plot(rows: pd.DataFrame, titles: dict[str, str], smoke: bool = False) -> Drawing:
     """Test top1 of every line of accuracy.csv, with the standard deviation where n > 1; a panel with a scale of its own per data set.
@@ -33,6 +20,10 @@ def accuracy_plot(rows: pd.DataFrame, titles: dict[str, str], smoke: bool = Fals
     """
     if not (rows.n > 0).any():
         return message("Nothing was run in this profile.", "Test top1", smoke)
+    deviation = [f" ± {row.top1_std:.2f}" if row.n > 1 else "" for row in rows.itertuples()]
+    text = [f"{row.top1_mean:.2f}{spread}  n={row.n}" for row, spread in zip(rows.itertuples(), deviation, strict=True)]
+    heading = rows.network + " on " + rows.dataset.map(titles)
+    rows = rows.assign(heading=heading, name=short_names(rows), mean=rows.top1_mean, deviation=rows.top1_std, text=text, reference=np.nan)
     panels = [rows[rows.dataset == name] for name in dict.fromkeys(rows.dataset)]
     heights = [0.21 * len(panel) + 0.34 * panel.network.nunique() for panel in panels]
     figure = Drawing(7.5, 0.6 + sum(heights) + 0.3 * len(panels) + (0.2 if smoke else 0), "Test top1 by network and method", smoke)
@@ -44,51 +35,29 @@ def accuracy_plot(rows: pd.DataFrame, titles: dict[str, str], smoke: bool = Fals
             axes.set_xlim(max(0, low - 0.06 * width), high + 0.3 * width)
         # the space for the numbers reaches beyond 100 %, the scale doesn't
         axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 100 and low <= high])
-        groups = {}
-        for network in dict.fromkeys(panel.network):
-            own = list(panel[panel.network == network].itertuples())
-            names = zip(own, short_names(own), strict=True)
-            groups[f"{network} on {titles[own[0].dataset]}"] = [_accuracy_dot(row, name) for row, name in names]
-        _dot_panel(axes, groups)
+        _dot_panel(axes, panel)
     drawn[-1].set_xlabel("test top1 [%], last epoch")
     return figure
-
-
-def _accuracy_dot(row, name: str) -> _Dot:
-    if row.n == 0:
-        return _Dot(name)
-    text = f"{row.top1_mean:.2f}{f' ± {row.top1_std:.2f}' if row.n > 1 else ''}  n={row.n}"
-    return _Dot(name, style_of(row.method, row.branches), row.top1_mean, row.top1_std, text)
 
 
 @styled
 def ablation_plot(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
     """Validation top1 of each line of ablations.csv that was run, grouped by the row that it extends; a line marks that row's top1."""
-    run = rows[rows.n > 0]
-    if run.empty:
+    rows = rows[rows.n > 0]
+    if rows.empty:
         return message("No ablation was run in this profile.", "Ablations", smoke)
-    groups, references = {}, {}
-    for base in dict.fromkeys(run.base):
-        group = run[run.base == base]
-        groups[base] = [_ablation_dot(row) for row in group.itertuples()]
-        if len(known := group[group.delta_to_base.notna()]):
-            references[base] = float(known.val_top1_mean.iloc[0] - known.delta_to_base.iloc[0])
-    figure = Drawing(8.0, 0.9 + 0.26 * len(run) + 0.4 * len(groups) + (0.2 if smoke else 0), "Ablations: validation top1", smoke)
+    mean, several = rows.val_top1_mean, rows.val_top1_std.notna().any()
+    rows = rows.assign(heading=rows.base, name=rows.change, mean=mean, deviation=rows.val_top1_std, reference=mean - rows.delta_to_base)
+    rows = rows.assign(text=[f"{value:.2f}" for value in mean])
+    figure = Drawing(8.0, 0.9 + 0.26 * len(rows) + 0.4 * rows.base.nunique() + (0.2 if smoke else 0), "Ablations: validation top1", smoke)
     axes = figure.add_subplot()
-    far = run.delta_to_base < -FAR
-    low, high = _limits(run.val_top1_mean[~far], run.val_top1_std, *references.values())
+    far = rows.delta_to_base < -FAR
+    low, high = _limits(mean[~far], rows.deviation, *rows.reference.dropna())
     width = max(high - low, 0.5)
     axes.set_xlim(low - (0.2 if far.any() else 0.08) * width, high + 0.25 * width)
-    _dot_panel(axes, groups, references)
-    several = run.val_top1_std.notna().any()
+    _dot_panel(axes, rows)
     axes.set_xlabel("validation top1 [%], last epoch" + (", mean and standard deviation" if several else ", one seed"))
     return figure
-
-
-def _ablation_dot(row) -> _Dot:
-    far = row.delta_to_base < -FAR
-    text = f"{row.val_top1_mean:.2f}" + (", off the axis" if far else "")
-    return _Dot(row.change, style_of("dbq", row.branches), row.val_top1_mean, row.val_top1_std, text, far)
 
 
 def _limits(mean: pd.Series, deviation: pd.Series, *others: float) -> tuple[float, float]:
@@ -97,45 +66,45 @@ def _limits(mean: pd.Series, deviation: pd.Series, *others: float) -> tuple[floa
     return min((mean - deviation).min(), *others, math.inf), max((mean + deviation).max(), *others, -math.inf)
 
 
-def _dot_panel(axes, groups: dict[str, list[_Dot]], references: dict[str, float] | None = None) -> None:
-    """Groups from above, each under its heading; a line through a group marks its reference. The limits of x must be set."""
+def _dot_panel(axes, rows: pd.DataFrame) -> None:
+    """A line of the panel for each row, from above, in groups under their headings. The limits of x must be set.
+
+    rows: heading, name, mean, deviation, text, and reference, through which a line is drawn beside the group.
+    """
     position, ticks, names = 0.0, [], []
-    for heading, dots in groups.items():
+    for heading, group in rows.groupby("heading", sort=False):
         axes.text(0.0, position, heading, transform=axes.get_yaxis_transform(), fontweight="bold", va="center", fontsize=8.5)
-        if references and heading in references:
-            axes.plot([references[heading]] * 2, [position + 0.5, position + len(dots) + 0.5], color=FAINT, linewidth=1)
-        for dot in dots:
+        for reference in set(group.reference.dropna().round(4)):
+            axes.plot([reference] * 2, [position + 0.5, position + len(group) + 0.5], color=FAINT, linewidth=1)
+        for row in group.itertuples():
             position += 1
             ticks.append(position)
-            names.append(dot.name)
-            _draw_dot(axes, dot, position)
+            names.append(row.name)
+            _draw_dot(axes, row, position)
         position += 1.5
     name_rows(axes, ticks, names)
 
 
-def _draw_dot(axes, dot: _Dot, position: float) -> None:
-    colour, marker = dot.style
-    if math.isnan(dot.value):
+def _draw_dot(axes, row, position: float) -> None:
+    (colour, marker), (left, right) = style_of(row.method, row.branches), axes.get_xlim()
+    if math.isnan(row.mean):
         axes.text(0.02, position, "not run", transform=axes.get_yaxis_transform(), color=FAINT, va="center", fontsize=8, style="italic")
         return
-    if dot.off_the_axis:
-        left, right = axes.get_xlim()
-        end = left + 0.02 * (right - left)
+    end, text = row.mean + (0 if math.isnan(row.deviation) else row.deviation), row.text
+    if row.mean < left:
+        end, text = left + 0.02 * (right - left), f"{text}, off the axis"
         axes.plot(end, position, "<", color=colour, markersize=5.5)
     else:
-        deviation = None if math.isnan(dot.deviation) else dot.deviation
-        axes.errorbar(dot.value, position, xerr=deviation, fmt=marker, color=colour, markersize=5.5, capsize=3, elinewidth=1.2)
-        end = dot.value + (deviation or 0)
-    axes.annotate(dot.text, (end, position), (8, 0), textcoords="offset points", va="center", fontsize=8)
+        error = None if math.isnan(row.deviation) else row.deviation
+        axes.errorbar(row.mean, position, xerr=error, fmt=marker, color=colour, markersize=5.5, capsize=3, elinewidth=1.2)
+    axes.annotate(text, (end, position), (8, 0), textcoords="offset points", va="center", fontsize=8)
 
 
-def short_names(rows) -> list[str]:
-    """Names of rows of one network and data set: what a key adds to NETWORK-DATASET, "float" for the float network of that key.
-
-    rows: named tuples with key, network and dataset. Whole keys where two rows would have the same name.
-    """
-    names = [row.key.removeprefix(f"{row.network}-{row.dataset}").strip("-") or "float" for row in rows]
-    return [row.key if names.count(name) > 1 else name for row, name in zip(rows, names, strict=True)]
+def short_names(rows: pd.DataFrame) -> pd.Series:
+    """What a key adds to NETWORK-DATASET, "float" where it adds nothing; the whole key where two of a network would have the same name."""
+    parts = zip(rows.key, rows.network, rows.dataset, strict=True)
+    names = pd.Series([key.removeprefix(f"{network}-{dataset}").strip("-") or "float" for key, network, dataset in parts], rows.index)
+    return names.where(~pd.DataFrame({"network": rows.network, "dataset": rows.dataset, "name": names}).duplicated(keep=False), rows.key)
 
 
 def pareto_front(cost, top1) -> np.ndarray:
@@ -160,9 +129,8 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
         return message("No row of this profile has both an accuracy and this cost.", title, smoke)
     low, high = int(rows.n.min()), int(rows.n.max())
     note = f"n = {low if low == high else f'{low} to {high}'} seed{'s' * (high > 1)} per point; dotted: float"
-    note += ("; bars: sample standard deviation" if high > 1 else "") + (
-        f"; no {metric} under this reading: {', '.join(lacking.key)}" if len(lacking) else ""
-    )
+    note += "; bars: sample standard deviation" * (high > 1)
+    note += f"; no {metric} under this reading: {', '.join(lacking.key)}" if len(lacking) else ""
     panels = sorted((group for _, group in rows.groupby(["network", "dataset"], sort=False)), key=len, reverse=True)
     # the panel with the most points is the large one, the others stand below it in pairs
     lines = math.ceil((len(panels) - 1) / 2)
@@ -175,10 +143,10 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
     for axes, points in drawn:
         first = points.iloc[0]
         _pareto_panel(axes, points, metric, f"{first.network} on {titles.get(first.dataset, first.dataset)}", axes is drawn[0][0])
+    _legend(drawn[0][0], {method_name(row.method, row.branches) for row in rows.itertuples()})
     figure.settle()
     for axes, points in drawn:
-        named = list(points.itertuples())
-        texts = [name + ("" if low == high else f" (n={row.n})") for row, name in zip(named, short_names(named), strict=True)]
+        texts = [name + ("" if low == high else f" (n={n})") for name, n in zip(short_names(points), points.n, strict=True)]
         labels.place(axes, list(zip(points[metric].astype(float), points.top1_mean, strict=True)), texts, 8 if axes is drawn[0][0] else 7)
     return figure
 
@@ -209,12 +177,13 @@ def _pareto_panel(axes, points: pd.DataFrame, metric: str, title: str, large: bo
     axes.set_title(title, fontsize=10 if large else 8)
     axes.set_xlabel(METRIC_LABELS[metric] if large else METRIC_LABELS[metric].split("cost ")[-1])
     axes.set_ylabel("test top1 [%]")
-    names = {method_name(row.method, row.branches) for row in points.itertuples()}
+
+
+def _legend(axes, names: set[str]) -> None:
+    """One line above the panel that leaves space for its title."""
     present = [name for name in METHODS if name in names]
-    if len(present) > 1 and large:
-        handles = [Line2D([], [], linestyle="", color=METHODS[name][0], marker=METHODS[name][1], label=name) for name in present]
-        handles.append(Line2D([], [], color=FAINT, label="Pareto front"))
-        # one line that leaves space for the panel's title
-        narrow = {"fontsize": 7, "columnspacing": 0.7, "handlelength": 1.2} if len(handles) > 6 else {}
-        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2, "handletextpad": 0.3}
-        axes.legend(handles=handles, ncols=len(handles), **place, **narrow)
+    handles = [Line2D([], [], linestyle="", color=METHODS[name][0], marker=METHODS[name][1], label=name) for name in present]
+    handles.append(Line2D([], [], color=FAINT, label="Pareto front"))
+    narrow = {"fontsize": 7, "columnspacing": 0.7, "handlelength": 1.2} if len(handles) > 6 else {}
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2, "handletextpad": 0.3}
+    axes.legend(handles=handles, ncols=len(handles), **place, **narrow)

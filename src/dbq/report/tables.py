@@ -18,8 +18,8 @@ ACCURACY_COLUMNS = [
     "delta_to_float", "weights_source",
 ]  # fmt: skip
 ABLATION_COLUMNS = [
-    "key", "base", "start", "change", "branches", "epochs", "n", "val_top1_mean", "val_top1_std", "delta_to_base", "soft_hard_gap",
-    "zero_rate", "device", "label",
+    "key", "base", "start", "change", "method", "branches", "epochs", "n", "val_top1_mean", "val_top1_std", "delta_to_base",
+    "soft_hard_gap", "zero_rate", "device", "label",
 ]  # fmt: skip
 COST_COLUMNS = [
     *ROW_COLUMNS, "macs", "reading", "count_bias", *COSTS, "engine_top1", "engine_images", "engine_disagreeing",
