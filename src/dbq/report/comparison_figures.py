@@ -174,16 +174,15 @@ def _pareto_panel(axes, points: pd.DataFrame, metric: str, title: str, large: bo
         axes.errorbar(x, row.top1_mean, yerr=error, fmt=marker, color=colour, markersize=6.5, capsize=3, zorder=3)
     amounts(axes.xaxis, log=True, spread=float(axes.get_xlim()[1] / axes.get_xlim()[0]))
     axes.yaxis.get_major_locator().set_params(nbins=6)
-    axes.set_title(title, fontsize=10 if large else 8)
+    axes.set_title(title, fontsize=10 if large else 8, pad=18 if large else None)  # above the legend
     axes.set_xlabel(METRIC_LABELS[metric] if large else METRIC_LABELS[metric].split("cost ")[-1])
     axes.set_ylabel("test top1 [%]")
 
 
 def _legend(axes, names: set[str]) -> None:
-    """One line above the panel that leaves space for its title."""
+    """One line between the panel and its title."""
     present = [name for name in METHODS if name in names]
     handles = [Line2D([], [], linestyle="", color=METHODS[name][0], marker=METHODS[name][1], label=name) for name in present]
     handles.append(Line2D([], [], color=FAINT, label="Pareto front"))
-    narrow = {"fontsize": 7, "columnspacing": 0.7, "handlelength": 1.2} if len(handles) > 6 else {}
-    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2, "handletextpad": 0.3}
-    axes.legend(handles=handles, ncols=len(handles), **place, **narrow)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "handletextpad": 0.3, "columnspacing": 1.0}
+    axes.legend(handles=handles, ncols=len(handles), fontsize=7, **place)
