@@ -27,6 +27,7 @@ TWO = {
 COUNTS = ("checked_images", "width_images", "batch_size")
 PARAMS = {
     "profile": "smoke",
+    "datasets": ["cifar10", "vww"],
     "profiles": {
         "smoke": {
             "datasets": {name: {"source": "digits"} for name in ("cifar10", "vww")},

