@@ -81,9 +81,9 @@ def ablations(results: Results) -> pd.DataFrame:
         base = results.plan.rows[row.compared_with or key].settings
         line, value = _line(results, "quantize", key)
         change = changes(row, base) if base is not row else "as declared"
-        line |= {"base": base.key, "start": row.start, "change": change, "epochs": row.training.epochs}
+        line |= {"base": base.key, "start": row.start, "change": change}
         if value is not None:
-            line |= {"device": value.device, "label": value.label, **_moments(value, "val_top1")}
+            line |= {"epochs": value.epochs, "device": value.device, "label": value.label, **_moments(value, "val_top1")}
             line |= {name: _mean(value, name) for name in ("soft_hard_gap", "zero_rate")}
             if results.reason("quantize", base.key) is None:
                 line["delta_to_base"] = line["val_top1_mean"] - _mean(results.training(base.key), "val_top1")
