@@ -34,6 +34,7 @@ PARAMS = {
             "schedules": {},
             "rows": {DBQ: 3, NOT_RUN: 0, "2t-temp-6": 2, "*": 1},
         },
+        "none": {"extends": "smoke", "rows": {"*": 0}},
         "real": {"extends": "smoke", "datasets": {"cifar10": {"source": "cifar10"}}},
     },
     "sources": {"digits": SOURCE | {"stand_in": True}, "cifar10": SOURCE | {"stand_in": False}},

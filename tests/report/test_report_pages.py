@@ -105,6 +105,8 @@ def test_result_files_are_copied_and_those_of_removed_keys_go(published):
     rows = {key: row for key, row in report_tree.PARAMS["rows"].items() if key != DBQ}
     index.publish(report_tree.plan(rows=rows), runs, out)
     assert not list(out.glob(f"metrics/*/{DBQ}")) and not list(out.glob(f"reports/*{DBQ}*"))
+    index.publish(report_tree.plan("none"), runs, out)
+    assert (out / "metrics" / "engine" / "mobilenet_v1-vww-dbq-1t" / "cost.json").is_file()  # declared, and run elsewhere
     (runs / "overhead" / "metrics.json").write_text('{"status": "not run", "reason": "no time"}')
     index.publish(plan, runs, out)
     assert "What training costs: not run (no time)" in index_of(out).text

@@ -67,5 +67,5 @@ def _figures_of(stage: str, key: str, results: Results):
     if stage == "quantize":
         if annealing := results.annealing(key):
             yield "transfer_curve", transfer_curve(annealing, f"Quantizer of {key}", smoke)
-        if (weights := results.weights(key))["layers"]:
+        if (weights := results.weights(key)).get("layers"):
             yield "weight_histogram", weight_histogram(weights, f"Weights of {key}{stand_in}", smoke)

@@ -26,8 +26,11 @@ def publish(plan: Plan, runs_folder, results_folder) -> None:
     What was not run stands on the page with its reason. Raises DbqError for a missing report and for a file above 5 MB.
     """
     runs, out, results = Path(runs_folder), Path(results_folder), Results(plan, runs_folder)
-    for name in ("reports", "metrics"):
-        shutil.rmtree(out / name, ignore_errors=True)  # nothing stays of an entry that params.yaml no longer declares
+    shutil.rmtree(out / "reports", ignore_errors=True)
+    for folder in (out / "metrics").glob("*/*"):
+        # nothing stays of an entry that params.yaml no longer declares; what another machine has measured of one that isn't run here does
+        if folder.is_dir() and folder.name not in results.declared(folder.parent.name):
+            shutil.rmtree(folder)
     reports, singles = set(), []
     for stage in STAGES:
         for key in results.running(stage):
@@ -72,6 +75,7 @@ def _copy_reports(runs: Path, out: Path, name: str, stage: str) -> None:
 
 def _copy_metrics(folder: Path, target: Path) -> None:
     """JSON and CSV files alone: a model is too large for git and is kept elsewhere."""
+    shutil.rmtree(target, ignore_errors=True)
     for source in sorted(folder.glob("*")):
         if source.suffix in (".json", ".csv"):
             _copy(source, target / source.name)

@@ -7,7 +7,6 @@ runs/PROFILE holds STAGE/KEY/ for the stages prepare, pretrain, quantize and eng
 searched. Every reader raises DbqError, naming the file and the stage to run, for a missing, torn or odd file.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +40,7 @@ class _File(BaseModel):
 # top1: on the test images, None where they are not read; identity: digests of settings, data, code and start
 Seed = create_model(
     "Seed", __base__=_File, seed=Count, top1=Percent | None, val_top1=Percent, zero_rate=Share, soft_hard_gap=(float | None, None),
-    identity=dict[str, str | None], commit=str | None, device=str, torch=str,
+    identity=dict[str, str | None], commit=str | None, device=str, torch=str | None,
 )  # fmt: skip
 
 
@@ -162,26 +161,17 @@ class Results:
         return self._read(Manifest, "prepare", name)
 
     def weights(self, key: str) -> dict:
-        """{"layers": [{name, edges, counts, levels, thresholds, level_counts}]}; no layers without branches."""
-        return self._with_lists(key, "weights.json", lambda value: [
-            len(layer["edges"]) == len(layer["counts"]) + 1 and len(layer["levels"]) == len(layer["level_counts"])
-            for layer in value["layers"]
-        ])  # fmt: skip
+        """{"layers": [{name, edges, counts, levels, thresholds, level_counts}]}, no layers without branches; {} where it is not kept."""
+        return self._kept(key, "weights.json")
 
     def annealing(self, key: str) -> dict:
-        """{layer, inputs, curves: [{epoch, temperature, outputs}], hard}; {} for a method that has no temperature."""
-        return self._with_lists(key, "annealing.json", lambda value: [
-            len(outputs) == len(value["inputs"]) for outputs in (value["hard"], *(curve["outputs"] for curve in value["curves"]))
-        ] if value else [])  # fmt: skip
+        """{layer, inputs, curves: [{epoch, temperature, outputs}], hard}; {} for methods without a temperature and where it is not kept."""
+        return self._kept(key, "annealing.json")
 
-    def _with_lists(self, key: str, name: str, fits: Callable[[dict], list[bool]]) -> dict:
-        value = self._json("quantize", key, name)
-        try:
-            if all(fits(value)):
-                return value
-        except (KeyError, TypeError):
-            pass
-        raise odd(self._path("quantize", key, name), f"quantize@{key}", "a list is missing, or the lengths of two lists don't fit")
+    def _kept(self, key: str, name: str) -> dict:
+        """A file that a committed result may lack, because its weights are not kept."""
+        path = self._path("quantize", key, name)
+        return read_json(path) if path.is_file() else {}
 
     def history(self, key: str) -> pd.DataFrame:
         """The epochs of all seeds; no rows for external weights. What a method doesn't have (temperature, soft-hard gap) is NaN."""

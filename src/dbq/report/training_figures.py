@@ -15,7 +15,7 @@ def training_curves(history: pd.DataFrame, title: str = "", smoke: bool = False)
     history: seed, epoch, train_loss, train_top1 and val_top1 [%], soft_hard_gap [fraction of the largest level] (NaN or None: no gap).
     """
     if history.empty:
-        return message("No epochs were trained here: the weights are external.", title, smoke)
+        return message("No epochs are recorded: the weights are external.", title, smoke)
     history = history.apply(pd.to_numeric)
     panels = {
         "training loss": [("train_loss", INK, "-", "train")],
