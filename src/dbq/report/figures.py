@@ -13,7 +13,7 @@ from dbq.report import overhead_figures, tables
 from dbq.report.comparison_figures import ablation_plot, accuracy_plot, pareto, pareto_front
 from dbq.report.cost_figures import cost_bars
 from dbq.report.drawing import Drawing, save
-from dbq.report.results import COSTS, Results, read_frame
+from dbq.report.results import COMPARISONS, COSTS, Results, read_frame
 from dbq.report.training_figures import training_curves, transfer_curve, weight_histogram
 from dbq.settings import Plan
 
@@ -23,7 +23,6 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_PROCESSES = 4
-COMPARISONS = ("accuracy", *(f"pareto_{metric}" for metric in COSTS), "ablations", "overhead", "overhead-gpu")
 
 
 def write_figures(plan: Plan, runs_folder, tables_folder, out_folder) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dbq.errors import DbqError
 from dbq.files import read_csv, write_text
-from dbq.report import figures, pages
-from dbq.report.results import Results, single_reason
+from dbq.report import pages
+from dbq.report.results import COMPARISONS, Results, single_reason
 from dbq.settings import Plan
 
 STAGES = ("prepare", "pretrain", "quantize", "engine")
@@ -61,7 +61,7 @@ def _index(results: Results, reports: set[str], singles: list[tuple], out: Path)
         title=f"DBQ, profile {results.plan.profile}", smoke=results.smoke, reports=reports, singles=singles,
         datasets=read_csv(out / "tables" / "datasets.csv"), networks=networks, ablations=ablations,
         figures={key: [name for name in drawn if re.fullmatch(rf"[a-z_]+-{re.escape(key)}", name)] for key in keys},
-        comparisons=[name for name in figures.COMPARISONS if name in drawn],
+        comparisons=[name for name in COMPARISONS if name in drawn],
     )  # fmt: skip
 
 
