@@ -44,7 +44,7 @@ def write_figures(plan: Plan, runs_folder, tables_folder, out_folder) -> None:
     for name in COMPARISONS:
         save(figures[name], out / name)
     wanted = [(stage, key) for stage in ("pretrain", "quantize", "engine") for key in results.running(stage)]
-    # each key's figures depend on its own results alone: a process a core draws them
+    # the figures of a key depend on its own results alone, so that several processes draw them
     with ProcessPoolExecutor(min(MOST_PROCESSES, os.cpu_count() or 1), multiprocessing.get_context("spawn")) as processes:
         for done in [processes.submit(_write_figures_of, stage, key, results, out) for stage, key in wanted]:
             done.result()

@@ -17,7 +17,7 @@ RATIOS = ["step_ratio_q1", "step_ratio_median", "step_ratio_q3"]
 WHOLE = ["branches", "weight_bits", "activation_bits", "batch_size", "steps", "threads"]
 TARGET = 1.05
 TITLE = "Training overhead: time of a step as a ratio to float"
-GPU = "gpu.csv"  # measured on another machine, where dvc.yaml says so, and kept by the stage beside its own
+GPU = "gpu.csv"  # measured on another machine; the stage keeps it beside its own file
 
 
 def table(runs_folder) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The result files of a profile, read and validated: all that tables, figures and pages look at.
 
 results = Results(plan, "runs/smoke")
-results.training("resnet20-cifar10-dbq-2t").values("top1")     # one number a seed
+results.training("resnet20-cifar10-dbq-2t").values("top1")     # one number for each seed
 
 runs/PROFILE holds STAGE/KEY/ for the stages prepare, pretrain, quantize and engine. The plan says which keys there are: no folder is
 searched. Every reader raises DbqError, naming the file and the stage to run, for a missing, torn or odd file.
@@ -57,7 +57,7 @@ class Training(create_model("Training", __base__=_File, **_NAMES, **_NUMBERS, we
         return self
 
     def values(self, name: str) -> list[float]:
-        """One number a seed; seeds without it are left out."""
+        """One number for each seed; seeds without it are left out."""
         return [getattr(seed, name) for seed in self.seeds if getattr(seed, name) is not None]
 
     @property
