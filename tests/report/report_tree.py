@@ -8,7 +8,7 @@ from dbq import settings
 from dbq.files import write_csv, write_json
 from dbq.report.results import HISTORY_COLUMNS, LAYER_COLUMNS
 
-READINGS = [("adder_only", False), ("adder_only", True), ("two_bit_multiplier", False)]
+READINGS = [("adder_only", False), ("adder_only", True), ("two_bit_multiplier", False), ("signed_digits", False)]
 DBQ = "resnet20-cifar10-dbq-2t"
 NOT_RUN = "resnet20-cifar10-dbq-3t"
 REASON = "profiles.smoke.rows gives it no seed"

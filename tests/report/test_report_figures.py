@@ -162,6 +162,16 @@ def test_the_pareto_plot_has_a_panel_for_each_network_with_every_point_its_name_
         assert [92.0, 92.0] in [list(line.get_ydata()) for line in axes.lines]
 
 
+def test_what_signed_digits_make_cheaper_is_drawn_and_beats_like_for_like():
+    rows = comparison(2).assign(top1_mean=[90.0, 91.0], c_s=[100.0, 150.0], c_s_signed_digits=[100.0, 60.0])
+    figure = figures.pareto(rows, "c_s", {"cifar10": "cifar10"})
+    (axes,) = figure.axes
+    (hollow,) = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert (hollow.get_xdata()[0], hollow.get_ydata()[0]) == (60, 91) and "hollow" in words(figure)
+    (stairs,) = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    assert list(stairs.get_xdata()[:2]) == [60, 60] and stairs.get_ydata()[-1] == 91 and len(stairs.get_xdata()) == 3
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=12))
 def test_the_front_is_what_no_other_point_beats(points):

@@ -72,11 +72,21 @@ def test_the_cost_is_the_main_reading_and_the_readings_stand_side_by_side(writte
     layers = pd.read_csv(tmp_path / "runs/engine" / DBQ / "layers.csv")
     row = rows_of(written / "cost.csv")[DBQ]
     side = pd.read_csv(written / "cost_readings.csv")
-    assert list(side.columns) == ["key", "metric", "unit", "adder_only", "adder_only + bias", "two_bit_multiplier", "label"]
+    assert list(side.columns) == [
+        "key",
+        "metric",
+        "unit",
+        "adder_only",
+        "adder_only + bias",
+        "two_bit_multiplier",
+        "signed_digits",
+        "label",
+    ]
     for metric in ("c_c", "c_s", "c_r", "c_m"):
         assert int(row[metric]) == layers[metric].sum()
         (line,) = side[(side.key == DBQ) & (side.metric == metric)].itertuples(index=False)
-        assert [int(value) - int(row[metric]) for value in line[3:6]] == [0, 1, 2]
+        assert [int(value) - int(row[metric]) for value in line[3:7]] == [0, 1, 2, 3]
+    assert [int(row[f"{metric}_signed_digits"]) - int(row[metric]) for metric in ("c_c", "c_s")] == [3, 3]
     assert (row["reading"], row["count_bias"], row["macs"]) == ("adder_only", "False", "40000000")
     assert (row["engine_top1"], row["engine_images"], row["engine_disagreeing"], row["smallest_multiplier_bits"]) == (
         "90.0000", "397", "1", "8",

@@ -120,16 +120,20 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
     """Test top1 against one of the costs (log scale), a panel for each network and data set that has a cost.
 
     rows: key, network, dataset, method, branches, n, top1_mean, top1_std, delta_to_float and the metric. The stairs join the Pareto front,
-    the dotted line is the float network that the rows begin from.
+    the dotted line is the float network that the rows begin from. Where METRIC_signed_digits says that signed digits make a row cheaper or
+    dearer, a hollow marker stands there, and the stairs follow the cheaper one: rows are beaten like for like.
     """
     title = f"Accuracy against {METRIC_LABELS[metric].split(' $')[0]}"
     lacking = rows[(rows.n > 0) & rows[metric].isna()]
     rows = rows[(rows.n > 0) & rows[metric].notna()]
+    digits = rows.get(f"{metric}_signed_digits", rows[metric]).astype(float)
+    rows = rows.assign(digits=digits.where(digits != rows[metric]))
     if rows.empty:
         return message("No row of this profile has both an accuracy and this cost.", title, smoke)
     low, high = int(rows.n.min()), int(rows.n.max())
     note = f"n = {low if low == high else f'{low} to {high}'} seed{'s' * (high > 1)} per point; dotted: float"
     note += "; bars: sample standard deviation" * (high > 1)
+    note += "; hollow: counted by signed digits" * bool(rows.digits.notna().any())
     note += f"; no {metric} under this reading: {', '.join(lacking.key)}" if len(lacking) else ""
     panels = sorted((group for _, group in rows.groupby(["network", "dataset"], sort=False)), key=len, reverse=True)
     # the panel with the most points is the large one, the others stand below it in pairs
@@ -156,22 +160,27 @@ def _pareto_panel(axes, points: pd.DataFrame, metric: str, title: str, large: bo
     floats = sorted(set((points.top1_mean - points.delta_to_float).dropna().round(4)))
     axes.set_xscale("log")
     margin = max((cost.max() / cost.min()) ** 0.22, 1.25)
-    axes.set_xlim(cost.min() / margin, cost.max() * margin)
+    least, greatest = np.fmin(cost, points.digits), np.fmax(cost, points.digits)
+    axes.set_xlim(least.min() / margin, greatest.max() * margin)
     low, high = _limits(points.top1_mean, points.top1_std, *floats)
     height = max(high - low, 2.0)
     axes.set_ylim(low - 0.15 * height, high + 0.15 * height)
     for value in floats:
         axes.axhline(value, color=METHODS["float"][0], linewidth=1, linestyle=":", zorder=1)
-    front = np.flatnonzero(pareto_front(cost, top1))
-    front = front[np.argsort(cost[front], kind="stable")]
+    cheapest = least.to_numpy()
+    front = np.flatnonzero(pareto_front(cheapest, top1))
+    front = front[np.argsort(cheapest[front], kind="stable")]
     # from the bottom to the cheapest point and from the best point to the right: what is below the stairs is beaten
-    x = [cost[front[0]], *cost[front], axes.get_xlim()[1]]
+    x = [cheapest[front[0]], *cheapest[front], axes.get_xlim()[1]]
     y = [axes.get_ylim()[0], *top1[front], top1[front[-1]]]
     if len(points) > 1:
         axes.plot(x, y, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=1)
     for x, row in zip(cost, points.itertuples(), strict=True):
         (colour, marker), error = style_of(row.method, row.branches), None if np.isnan(row.top1_std) else row.top1_std
         axes.errorbar(x, row.top1_mean, yerr=error, fmt=marker, color=colour, markersize=6.5, capsize=3, zorder=3)
+        if not np.isnan(row.digits):
+            axes.plot([x, row.digits], [row.top1_mean] * 2, color=colour, linewidth=0.8, linestyle="--", zorder=2)
+            axes.plot(row.digits, row.top1_mean, marker, color=colour, markersize=6.5, markerfacecolor="white", zorder=3)
     amounts(axes.xaxis, log=True, spread=float(axes.get_xlim()[1] / axes.get_xlim()[0]))
     axes.yaxis.get_major_locator().set_params(nbins=6)
     axes.set_title(title, fontsize=10 if large else 8, pad=18 if large else None)  # above the legend

@@ -13,7 +13,7 @@ from dbq.report import overhead_figures, tables
 from dbq.report.comparison_figures import ablation_plot, accuracy_plot, pareto, pareto_front
 from dbq.report.cost_figures import cost_bars
 from dbq.report.drawing import Drawing, save
-from dbq.report.results import COMPARISONS, COSTS, Results, read_frame
+from dbq.report.results import COMPARISONS, COSTS, SIGNED_DIGITS, Results, read_frame
 from dbq.report.training_figures import training_curves, transfer_curve, weight_histogram
 from dbq.settings import Plan
 
@@ -35,7 +35,7 @@ def write_figures(plan: Plan, runs_folder, tables_folder, out_folder) -> None:
     smoke, titles = results.smoke, results.titles
     accuracy = read_frame(tables_folder / "accuracy.csv", tables.ACCURACY_COLUMNS, "tables")
     cost = read_frame(tables_folder / "cost.csv", tables.COST_COLUMNS, "tables")
-    points = accuracy.merge(cost[["key", *COSTS]], on="key", how="inner", validate="one_to_one")
+    points = accuracy.merge(cost[["key", *COSTS, *SIGNED_DIGITS]], on="key", how="inner", validate="one_to_one")
     figures = {"accuracy": accuracy_plot(accuracy, titles, smoke)}
     figures |= {f"pareto_{metric}": pareto(points, metric, titles, smoke) for metric in COSTS}
     figures["ablations"] = ablation_plot(read_frame(tables_folder / "ablations.csv", tables.ABLATION_COLUMNS, "tables"), smoke)

@@ -20,6 +20,7 @@ from dbq.settings import Plan, Row
 
 COSTS = ("c_c", "c_s", "c_r", "c_m")
 COMPARISONS = ("accuracy", *(f"pareto_{metric}" for metric in COSTS), "ablations", "overhead", "overhead-gpu")  # figures of many rows
+SIGNED_DIGITS = ("c_c_signed_digits", "c_s_signed_digits")  # columns of the cost table
 NOT_RUN = "not run"
 MAIN_FILE = {"prepare": "manifest.json", "pretrain": "metrics.json", "quantize": "metrics.json", "engine": "cost.json"}
 HISTORY_COLUMNS = ["seed", "epoch", "learning_rate", "temperature", "train_loss", "train_top1", "val_top1", "soft_hard_gap"]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from dbq.files import read_csv, write_text
 from dbq.report import overhead_figures
-from dbq.report.results import COSTS, NOT_RUN, Results, Training
+from dbq.report.results import COSTS, NOT_RUN, SIGNED_DIGITS, Results, Training
 from dbq.report.show import changes
 from dbq.settings import Plan, Row
 
@@ -22,7 +22,7 @@ ABLATION_COLUMNS = [
     "soft_hard_gap", "zero_rate", "device", "label",
 ]  # fmt: skip
 COST_COLUMNS = [
-    *ROW_COLUMNS, "macs", "reading", "count_bias", *COSTS, "engine_top1", "engine_images", "engine_disagreeing",
+    *ROW_COLUMNS, "macs", "reading", "count_bias", *COSTS, *SIGNED_DIGITS, "engine_top1", "engine_images", "engine_disagreeing",
     "engine_disagreeing_float64", "engine_unexplained", "smallest_multiplier_bits", "label",
 ]  # fmt: skip
 LAYER_COLUMNS = ["key", "layer", "kind", *COSTS, "nonzeros", "weights"]
@@ -93,7 +93,8 @@ def ablations(results: Results) -> pd.DataFrame:
 
 def cost(results: Results) -> pd.DataFrame:
     """A line for each row judged on the test images, under the reading that params.yaml chooses: c_c and c_s in full adders, c_r and c_m
-    in bits, and what the replay in integers gave.
+    in bits, and what the replay in integers gave. Beside them c_c and c_s where fixed-point weights are summed as signed digits, like for
+    like with ternary planes.
 
     label: how far the accuracy of the trained weights may be believed, on which c_s depends.
     """
@@ -101,8 +102,11 @@ def cost(results: Results) -> pd.DataFrame:
     for key in _judged_on(results, "test"):
         line, value = _line(results, "quantize", key, "engine")
         if value is not None:
-            replay = results.replay(key)
-            line |= {"macs": results.cost(key).macs, "label": value.label, **results.main_reading(key).model_dump()}
+            replay, counted, main = results.replay(key), results.cost(key), results.main_reading(key)
+            line |= {"macs": counted.macs, "label": value.label, **main.model_dump()}
+            for row in counted.readings:
+                if (row.reading, row.count_bias) == ("signed_digits", main.count_bias):
+                    line |= {name: getattr(row, metric) for metric, name in zip(COSTS, SIGNED_DIGITS, strict=False)}
             line |= {
                 "engine_top1": replay.top1_engine, "engine_images": replay.images, "engine_disagreeing": replay.disagreeing,
                 "engine_disagreeing_float64": replay.disagreeing_float64, "engine_unexplained": replay.unexplained,
