@@ -151,7 +151,9 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
     figure.settle()
     for axes, points in drawn:
         texts = [name + ("" if low == high else f" (n={n})") for name, n in zip(short_names(points), points.n, strict=True)]
-        labels.place(axes, list(zip(points[metric].astype(float), points.top1_mean, strict=True)), texts, 8 if axes is drawn[0][0] else 7)
+        filled, hollow = (list(points[[name, "top1_mean"]].astype(float).itertuples(index=False)) for name in (metric, "digits"))
+        hollow = [point for point in hollow if not np.isnan(point[0])]
+        labels.place(axes, filled, texts, 8 if axes is drawn[0][0] else 7, hollow)
     return figure
 
 

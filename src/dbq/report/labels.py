@@ -13,29 +13,29 @@ _DIRECTIONS = (0, 180, 90, 270, 45, 315, 135, 225, 22, 338, 158, 202, 67, 113, 2
 _POINT = 4.5  # half the size of a marker [pt]
 
 
-def place(axes, points: list[tuple[float, float]], texts: list[str], size: float = 8.0) -> list[Bbox]:
+def place(axes, points: list[tuple[float, float]], texts: list[str], size: float = 8.0, others=()) -> list[Bbox]:
     """Write each text beside its point, each at the nearest place where it covers no point, no other text and stays inside the axes.
 
-    points are in data units. The layout and the limits of the axes must be final. A text that is far from its point gets a thin line.
-    Returns the boxes of the texts in pixels.
+    points, and others that have no text, are in data units. The layout and the limits of the axes must be final. A text that is far from its
+    point gets a thin line. Returns the boxes of the texts in pixels.
     """
     renderer, pixel, font = axes.figure.canvas.get_renderer(), axes.figure.dpi / 72, FontProperties(size=size)
-    centres = [tuple(axes.transData.transform(point)) for point in points]
+    centres = [tuple(axes.transData.transform(point)) for point in (*points, *others)]
     markers = [Bbox.from_extents(x - r, y - r, x + r, y + r) for x, y in centres for r in [_POINT * pixel]]
     crowd = [sum(math.dist(one, other) < 60 * pixel for other in centres) for one in centres]
     frame, boxes, lines = axes.get_window_extent(renderer), {}, []
     for index in sorted(range(len(points)), key=lambda i: -crowd[i]):
         centre = centres[index]
         width, height, _ = renderer.get_text_width_height_descent(texts[index], font, ismath=False)
-        others = [*boxes.values(), *(marker for i, marker in enumerate(markers) if i != index)]
+        taken = [*boxes.values(), *(marker for i, marker in enumerate(markers) if i != index)]
         best = None
         for distance, direction in ((distance, direction) for distance in _DISTANCES for direction in _DIRECTIONS):
             box = _beside(centre, width + 2 * pixel, height, distance * pixel, math.radians(direction))
             end = min(max(centre[0], box.x0), box.x1), min(max(centre[1], box.y0), box.y1)
-            penalty = sum(_shared(box, other) for other in others) + box.width * box.height - _shared(box, frame)
+            penalty = sum(_shared(box, other) for other in taken) + box.width * box.height - _shared(box, frame)
             penalty += 20 * sum(_crosses(*line, box) for line in lines)
             if distance > _DISTANCES[1]:
-                penalty += 20 * sum(_crosses(centre, end, other) for other in others)
+                penalty += 20 * sum(_crosses(centre, end, other) for other in taken)
             if best is None or penalty < best[0]:
                 best = penalty, box, end, distance
             if penalty == 0:
