@@ -16,8 +16,8 @@ _POINT = 4.5  # half the size of a marker [pt]
 def place(axes, points: list[tuple[float, float]], texts: list[str], size: float = 8.0, others=()) -> list[Bbox]:
     """Write each text beside its point, each at the nearest place where it covers no point, no other text and stays inside the axes.
 
-    points, and others that have no text, are in data units. The layout and the limits of the axes must be final. A text that is far from its
-    point gets a thin line. Returns the boxes of the texts in pixels.
+    points, and others that have no text, are in data units. The layout and the limits of the axes must be final. A text that is far from
+    its point gets a thin line. Returns the boxes of the texts in pixels.
     """
     renderer, pixel, font = axes.figure.canvas.get_renderer(), axes.figure.dpi / 72, FontProperties(size=size)
     centres = [tuple(axes.transData.transform(point)) for point in (*points, *others)]
