@@ -1,107 +1,102 @@
-"""Small synthetic result trees, in the form that the stages write."""
+"""A small profile: its params.yaml as a mapping, its plan, and the result files that its stages would leave."""
+
+import copy
 
 import numpy as np
 
+from dbq import settings
 from dbq.files import write_csv, write_json
+from dbq.report.results import HISTORY_COLUMNS, LAYER_COLUMNS
 
-HISTORY = ["seed", "epoch", "learning_rate", "temperature", "train_loss", "train_top1", "val_top1", "soft_hard_gap"]
-LAYERS = ["layer", "kind", "c_c", "c_s", "c_r", "c_m", "nonzeros", "weights"]
-READINGS = [("adder_only", False), ("adder_only", True), ("two_bit_multiplier", False), ("two_bit_multiplier", True)]
-
-
-def experiment(network, dataset, method, branches=2, seeds=(0,), profiles=("smoke",)):
-    quantizer = {"branches": branches} if method == "dbq" else {"bits": 8}
-    return {
-        "network": network, "dataset": dataset, "method": method, "activation_bits": 8, "policy": "standard", "schedule": "finetune",
-        "seeds": {profile: list(seeds) for profile in profiles}, "quantizer": quantizer, "training": {},
-    }  # fmt: skip
-
-
-def params(profile="smoke"):
-    """Two data sets, two float networks, four experiments, one of which runs in no profile that is tested."""
-    pretrain = {
-        key: {
-            "network": key.split("-")[0],
-            "dataset": key.split("-")[1],
-            "schedule": "float",
-            "seeds": {profile: [0]},
-            "weights": {},
-        }
-        for key in ("resnet20-cifar10", "mobilenet_v1-vww")
-    }
-    experiments = {
-        "resnet20-cifar10-uniform-8": experiment("resnet20", "cifar10", "uniform"),
-        "resnet20-cifar10-dbq-2t": experiment("resnet20", "cifar10", "dbq", seeds=(0, 1, 2)),
-        "mobilenet_v1-vww-dbq-1t": experiment("mobilenet_v1", "vww", "dbq", branches=1),
-        "mobilenet_v1-vww-dbq-3t": experiment("mobilenet_v1", "vww", "dbq", branches=3, profiles=("paper",)),
-    }
-    stand_in = {"source": "digits", "stand_in": True}
-    return {
-        "profile": profile,
-        "datasets": {
-            name: {"smoke": stand_in, "cifar10": {"source": name, "stand_in": False}, "paper": None} for name in ("cifar10", "vww")
+READINGS = [("adder_only", False), ("adder_only", True), ("two_bit_multiplier", False), ("signed_digits", False)]
+DBQ = "resnet20-cifar10-dbq-2t"
+NOT_RUN = "resnet20-cifar10-dbq-3t"
+REASON = "profiles.smoke.rows gives it no seed"
+SOURCE = {
+    "form": "32x32", "validation": 200, "classes": 10, "split_seed": 0, "augment": {"pad": 0, "flip": False}, "normalise": "measured",
+}  # fmt: skip
+BASE = {
+    "epochs": 4, "batch_size": 64, "learning_rate": 0.1, "schedule": "cosine", "milestones": [], "warmup_epochs": 0, "momentum": 0.9,
+    "nesterov": True, "weight_decay": 5.0e-4, "label_smoothing": 0.0, "scale_learning_rate": 1.0, "bn_batches": 8, "frozen_bn_epochs": 0,
+    "distillation": 0.0, "distillation_temperature": 4.0, "precision": "fp32", "kernels": "eager", "threads": 1, "deterministic": True,
+}  # fmt: skip
+TWO = {
+    "method": "dbq", "branches": 2, "forward": "hard", "temperature": 12.0, "scales": "layer", "gradient_scale": "lsq",
+    "initial": "least_squares",
+}  # fmt: skip
+COUNTS = ("checked_images", "width_images", "batch_size")
+PARAMS = {
+    "profile": "smoke",
+    "datasets": ["cifar10", "vww"],
+    "profiles": {
+        "smoke": {
+            "datasets": {name: {"source": "digits"} for name in ("cifar10", "vww")},
+            "schedules": {},
+            "rows": {DBQ: 3, NOT_RUN: 0, "2t-temp-6": 2, "*": 1},
         },
-        "pretrain": pretrain,
-        "experiments": experiments,
-        "sweep_rows": {},
-        "sweeps": {},
-        "cost": {"reading": "adder_only", "count_bias": False, "scale_bits": 8},
-    }
+        "none": {"extends": "smoke", "rows": {"*": 0}},
+        "real": {"extends": "smoke", "datasets": {"cifar10": {"source": "cifar10"}}},
+    },
+    "sources": {"digits": SOURCE | {"stand_in": True}, "cifar10": SOURCE | {"stand_in": False}},
+    "starts": {
+        "resnet20-cifar10": {"network": "resnet20", "dataset": "cifar10"},
+        "held-out": {"network": "resnet20", "dataset": "cifar10", "seed": 1},
+        "mobilenet_v1-vww": {"network": "mobilenet_v1", "dataset": "vww"},
+    },
+    "external_weights": {},
+    "schedules": {"float": BASE, "finetune": {"extends": "float", "learning_rate": 0.02}},
+    "quantizers": {
+        "dbq-2t": TWO,
+        "dbq-1t": {"extends": "dbq-2t", "branches": 1},
+        "dbq-3t": {"extends": "dbq-2t", "branches": 3},
+        "uniform-8": {"method": "uniform", "bits": 8},
+    },
+    "policies": {"standard": {"first": 8, "depthwise": 8, "classifier": 8, "other": "method"}},
+    "activations": {"clip": "batch_norm", "k": 4.0, "gradient": "output"},
+    "defaults": {"schedule": "finetune", "activation_bits": 8, "judged": "test"},
+    "rows": {
+        "resnet20-cifar10-uniform-8": {"start": "resnet20-cifar10"},
+        DBQ: {"start": "resnet20-cifar10"},
+        NOT_RUN: {"start": "resnet20-cifar10"},
+        "mobilenet_v1-vww-dbq-1t": {"start": "mobilenet_v1-vww"},
+        "2t": {"start": "held-out", "quantizer": "dbq-2t", "judged": "validation"},
+        "2t-temp-6": {"extends": "2t", "start": "held-out", "quantizer": {"temperature": 6.0}, "schedule": {"learning_rate": 0.05}},
+    },
+    "cost": {"reading": "adder_only", "count_bias": False, "scale_bits": 8},
+    "engine": {"fixed_point_bits": 30, "accumulator_bits": 32, "top1_bound": 0.05} | dict.fromkeys(COUNTS, 10),
+    "overhead": {"networks": ["resnet20"], "methods": "all", "batch_size": 16, "steps": 2, "memory": False},
+    "hardware": {"measure": False},
+}
 
 
-def runs(folder, tree, top1=None, layers=5, epochs=4, not_run=("mobilenet_v1-vww-dbq-3t",)):
-    """Write folder/metrics for everything that `tree` declares; top1: key -> percent per seed."""
+def plan(profile="smoke", **sections):
+    """The plan of PARAMS; sections: top-level keys of params.yaml in the place of those of PARAMS."""
+    return settings.plan({**copy.deepcopy(PARAMS), **sections}, profile)
+
+
+def runs(folder, planned, top1=None):
+    """Write folder/STAGE/KEY of everything that the plan runs; top1: key -> percent per seed. Returns the folder."""
     rng = np.random.default_rng(0)
-    metrics = folder / "metrics"
-    for name in tree["datasets"]:
-        counts = {split: {"total": total, "per_class": []} for split, total in (("train", 1200), ("val", 200), ("test", 397))}
-        write_json(metrics / "prepare" / name / "manifest.json", {
-            "name": name, "profile": tree["profile"], "source": "digits", "label": "stand-in (digits)", "md5_identical": None,
-            "counts": counts, "classes": 10, "image_size": 8, "licence": "CC BY 4.0",
-        })  # fmt: skip
-    for stage, section in (("pretrain", "pretrain"), ("quantize", "experiments")):
-        for key, entry in tree[section].items():
-            if key in not_run:
-                for stopped in ("quantize", "engine"):
-                    write_json(metrics / stopped / key / "metrics.json", {"status": "not run", "reason": "its profiles are paper"})
-                continue
-            seeds = entry["seeds"][tree["profile"]]
-            values = (top1 or {}).get(key) or [round(float(value), 4) for value in rng.uniform(80, 95, len(seeds))]
-            _training(metrics / stage / key, key, entry, stage, seeds, values, epochs, layers, rng)
-            if stage == "quantize":
-                _engine(metrics / "engine" / key, key, entry, layers, rng)
-    ablations(metrics)
-    overhead(metrics)
-    return metrics
-
-
-def ablations(metrics):
-    base = {"base": "resnet20-cifar10-dbq-2t", "branches": 2}
-    run = {
-        "n": 1,
-        "epochs": 2,
-        "soft_hard_gap": [0.05],
-        "zero_rate": [0.4],
-        "device": "cpu (1 thread)",
-        "data_source": "digits",
-        "label": "SMOKE",
-    }
+    for name in planned.datasets:
+        counts = {split: {"total": total} for split, total in (("train", 1200), ("val", 200), ("test", 397))}
+        write_json(folder / "prepare" / name / "manifest.json", {"source": "digits", "label": "stand-in", "classes": 10, "counts": counts})
+    for stage, section in (("pretrain", planned.starts), ("quantize", planned.rows)):
+        for key, entry in section.items():
+            if entry.reason is None:
+                seeds = [entry.settings.seed] if stage == "pretrain" else entry.settings.seeds
+                values = (top1 or {}).get(key) or [round(float(value), 2) for value in rng.uniform(80, 95, len(seeds))]
+                _training(folder / stage / key, entry.settings, seeds, values, rng)
+                if stage == "quantize" and entry.settings.judged == "test":
+                    _engine(folder / "engine" / key, key, rng)
     rows = [
-        {**base, **run, "key": "2t-base", "change": "as the experiment", "val_top1": [90.0], "delta_to_base": 0.0},
-        {
-            **base,
-            **run,
-            "key": "2t-temperature-6",
-            "change": "temperature 6",
-            "n": 2,
-            "val_top1": [91.0, 92.0],
-            "soft_hard_gap": [0.1, 0.2],
-            "zero_rate": [0.4, 0.5],
-            "delta_to_base": 1.5,
-        },
-        {**base, "key": "2t-per-channel", "change": "scales channel", "n": 0, "label": "not run: its profiles are paper"},
+        ["resnet20", "float", 0, 32, 32, 128, 12, 1.0, 1.0, 1.0, 1.0, "cpu", 2, "2.13.0", "run"],
+        ["resnet20", "dbq-2t", 2, 4, 8, 128, 12, 1.07, 1.05, 1.1, 1.02, "cpu", 2, "2.13.0", "run"],
+        ["resnet20", "brevitas", 0, 4, 8, 128, "", "", "", "", "", "cpu", 2, "2.13.0", "not run: not installed"],
     ]
-    write_json(metrics / "ablations" / "metrics.json", {"status": "run", "rows": rows})
+    for name in ("overhead.csv", "gpu.csv"):
+        write_csv(folder / "overhead" / name, [dict(zip(OVERHEAD, row, strict=True)) for row in rows], OVERHEAD)
+    write_json(folder / "overhead" / "metrics.json", {"status": "run"})
+    return folder
 
 
 OVERHEAD = [
@@ -110,95 +105,58 @@ OVERHEAD = [
 ]  # fmt: skip
 
 
-def overhead(metrics):
-    rows = [
-        ["resnet20", "float", 0, 32, 32, 128, 12, 1.0, 1.0, 1.0, 1.0, "cpu", 2, "2.13.0", "run"],
-        ["resnet20", "dbq", 2, 4, 8, 128, 12, 1.07, 1.05, 1.1, 1.02, "cpu", 2, "2.13.0", "run"],
-        ["resnet20", "brevitas", 0, 4, 8, 128, "", "", "", "", "", "cpu", 2, "2.13.0", "not run: not installed"],
-    ]
-    write_csv(metrics / "overhead" / "overhead.csv", [dict(zip(OVERHEAD, row, strict=True)) for row in rows], OVERHEAD)
-    gpu = [dict(zip(OVERHEAD, row, strict=True)) | {"device": "NVIDIA H200"} for row in rows]
-    write_csv(metrics / "overhead" / "gpu.csv", gpu, OVERHEAD)
-    write_json(metrics / "overhead" / "metrics.json", {"status": "run", "rows": 3, "device": "cpu"})
-
-
-def _branches(entry):
-    return entry["quantizer"]["branches"] if entry.get("method") == "dbq" else 0
-
-
-def _training(folder, key, entry, stage, seeds, top1, epochs, layers, rng):
-    quantized, branches = stage == "quantize", _branches(entry) if stage == "quantize" else 0
-    value = {
-        "status": "run", "key": key, "network": entry["network"], "dataset": entry["dataset"], "method": entry.get("method", "float"),
-        "branches": branches, "weight_bits": (2 * branches or 8) if quantized else 32, "activation_bits": 8 if quantized else 32,
-        "epochs": epochs, "seeds": list(seeds), "top1": top1, "val_top1": [number - 1 for number in top1],
-        "zero_rate": [0.4 if branches else 0.0] * len(seeds), "device": "cpu (1 thread)", "data_source": "digits",
-        "label": "SMOKE: stand-in images, not evidence",
-    }  # fmt: skip
-    if not quantized:
-        value["weights_source"] = "trained here"
-    write_json(folder / "metrics.json", value)
+def _training(folder, entry, seeds, top1, rng):
+    branches, quantized = getattr(entry, "branches", 0), hasattr(entry, "method")
+    judged = getattr(entry, "judged", "test")
+    results = [
+        {
+            "seed": seed, "top1": value if judged == "test" else None, "val_top1": value - 1, "zero_rate": 0.1 * branches,
+            "soft_hard_gap": 0.1 if branches else None, "commit": f"{seed}" * 40, "device": "cpu (1 thread)", "torch": "2.13.0",
+            "identity": {"settings": "5" * 64, "data": "d" * 64, "code": "c" * 64, "start": "a" * 64 if quantized else None},
+        }
+        for seed, value in zip(seeds, top1, strict=True)
+    ]  # fmt: skip
+    write_json(folder / "metrics.json", {
+        "status": "run", "key": entry.key, "profile": entry.profile, "network": entry.network, "dataset": entry.dataset,
+        "method": getattr(entry, "method", "float"), "branches": branches, "weight_bits": getattr(entry, "weight_bits", 32),
+        "activation_bits": 8 if quantized else 32, "epochs": entry.training.epochs, "judged": judged, "label": "SMOKE: not evidence",
+        "data_source": "digits", "weights_source": None if quantized else "trained here", "seeds": results,
+    })  # fmt: skip
     rows = []
     for seed in seeds:
-        for epoch in range(1, epochs + 1):
+        for epoch in range(1, 5):
             loss = 2.3 * np.exp(-0.4 * epoch) + rng.uniform(0, 0.1)
-            gap = 0.1 / epoch if branches else ""
-            row = [seed, epoch, 0.02, 12.0 if branches else "", loss, 95 - 30 * loss, 93 - 30 * loss, gap]
-            rows.append(dict(zip(HISTORY, row, strict=True)))
-    write_csv(folder / "history.csv", rows, HISTORY)
+            row = [seed, epoch, 0.02, 12.0 if branches else "", loss, 95 - 30 * loss, 93 - 30 * loss, 0.1 / epoch if branches else ""]
+            rows.append(dict(zip(HISTORY_COLUMNS, row, strict=True)))
+    write_csv(folder / "history.csv", rows, HISTORY_COLUMNS)
     if quantized:
-        levels = _levels(branches)
-        write_json(folder / "weights.json", {"layers": [_histogram(i, levels, rng) for i in range(layers if branches else 0)]})
-        write_json(folder / "annealing.json", _annealing(levels) if branches else {})
-
-
-def _levels(branches):
-    scales = np.array([0.6, 0.27, 0.13])[:branches]
-    grid = np.array(np.meshgrid(*[[-1, 0, 1]] * branches)).reshape(branches, -1) if branches else np.zeros((0, 1))
-    return np.sort(scales @ grid)
+        levels = np.linspace(-1, 1, 3**branches) if branches else np.zeros(1)
+        write_json(folder / "weights.json", {"layers": [_histogram(index, levels, rng) for index in range(5 if branches else 0)]})
+        curves = [{"epoch": i, "temperature": t, "outputs": list(np.linspace(-1, 1, 9))} for i, t in enumerate((5.0, 20.0, 80.0))]
+        annealing = {"layer": "layer1.0.conv1", "inputs": list(np.linspace(-1, 1, 9)), "curves": curves, "hard": [-1.0] * 4 + [1.0] * 5}
+        write_json(folder / "annealing.json", annealing if branches else {})
 
 
 def _histogram(index, levels, rng):
-    values = rng.normal(0, 0.35, 4000)
-    counts, edges = np.histogram(values, 60)
-    thresholds = (levels[1:] + levels[:-1]) / 2
-    per_level = np.bincount(np.searchsorted(thresholds, values), minlength=len(levels))
-    return {
-        "name": f"layer1.{index}.conv1", "edges": edges.tolist(), "counts": counts.tolist(), "levels": levels.tolist(),
-        "thresholds": thresholds.tolist(), "level_counts": per_level.tolist(),
-    }  # fmt: skip
+    counts, edges = np.histogram(rng.normal(0, 0.35, 400), 20)
+    thresholds = ((levels[1:] + levels[:-1]) / 2).tolist()
+    per_level = rng.integers(1, 100, len(levels)).tolist()
+    lists = {"edges": edges.tolist(), "counts": counts.tolist(), "levels": levels.tolist()}
+    return {"name": f"layer1.{index}.conv1", **lists, "thresholds": thresholds, "level_counts": per_level}
 
 
-def _annealing(levels):
-    x, thresholds, steps = np.linspace(-1.2, 1.2, 201), (levels[1:] + levels[:-1]) / 2, np.diff(levels)
-    curves = []
-    for epoch, heat in ((0, 5.0), (1, 20.0), (2, 80.0), (3, 320.0), (4, 1000.0)):
-        slope = heat / levels[-1] * (x[:, None] - thresholds)
-        curves.append(
-            {"epoch": epoch, "temperature": heat, "outputs": (levels[0] + (steps * 0.5 * (1 + np.tanh(slope / 2))).sum(1)).tolist()}
-        )
-    hard = levels[0] + (steps * (x[:, None] > thresholds)).sum(1)
-    return {"layer": "layer1.0.conv1", "inputs": x.tolist(), "curves": curves, "hard": hard.tolist()}
-
-
-def _engine(folder, key, entry, layers, rng):
-    branches = _branches(entry)
+def _engine(folder, key, rng):
     rows = []
-    for index in range(layers):
-        cost = int(rng.uniform(1e6, 2e7))
-        sizes = [cost, cost // 2, cost // 9, cost // 30, cost // 80, cost // 40]
-        kind = ["first", "depthwise", "other"][index % 3]
-        rows.append(dict(zip(LAYERS, [f"layer1.{index}.conv1", kind, *sizes], strict=True)))
-    write_csv(folder / "layers.csv", rows, LAYERS)
+    for index in range(5):
+        size, kind = int(rng.uniform(1e6, 2e7)), ("first", "depthwise", "other")[index % 3]
+        sizes = [size // part for part in (1, 2, 9, 30, 80, 40)]
+        rows.append(dict(zip(LAYER_COLUMNS, [f"layer1.{index}.conv1", kind, *sizes], strict=True)))
+    write_csv(folder / "layers.csv", rows, LAYER_COLUMNS)
     write_json(folder / "engine.json", {
-        "images": 397, "top1_engine": 90.0, "top1_graph": 90.0, "disagreeing": 0, "disagreeing_float64": 0,
-        "unexplained": 0, "smallest_width": 8,
+        "images": 397, "top1_engine": 90.0, "disagreeing": 1, "disagreeing_float64": 0, "unexplained": 0, "smallest_width": 8,
     })  # fmt: skip
     readings = []
     for number, (reading, bias) in enumerate(READINGS):
         totals = {name: sum(row[name] for row in rows) + number for name in ("c_c", "c_s", "c_r", "c_m")}
         readings.append({"reading": reading, "count_bias": bias, "main": number == 0, **totals})
-    write_json(folder / "cost.json", {
-        "status": "run", "key": key, "network": entry["network"], "dataset": entry["dataset"], "method": entry["method"],
-        "branches": branches, "weight_bits": 2 * branches or 8, "activation_bits": 8, "readings": readings, "macs": 40_000_000,
-    })  # fmt: skip
+    write_json(folder / "cost.json", {"status": "run", "key": key, "readings": readings, "macs": 40_000_000})

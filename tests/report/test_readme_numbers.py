@@ -1,4 +1,4 @@
-"""Every number of the README's table is the one in the committed result files."""
+"""Every number of a row of the README's tables is the one in the committed tables of results/small."""
 
 import re
 from pathlib import Path
@@ -8,39 +8,57 @@ import pytest
 from dbq.files import read_csv
 
 ROOT = Path(__file__).parents[2]
-ROWS = re.findall(r"^\| `([\w-]+)` \|(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-SWEEPS = re.search(r"^\| weights \|(.*)\|\n\|[-|]+\|\n((?:\|.*\|\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
-MEASURED = [row for row in ROWS if row[0].startswith("resnet20-cifar10")]
+TABLES = ROOT / "results" / "small" / "tables"
+# what a column's heading says -> the column of the CSV file
+COLUMNS = {
+    "epochs": "epochs", "n": "n", "zero": "zero_rate", "c_c": "c_c", "c_s": "c_s", "c_r": "c_r", "c_m": "c_m", "validation": "val_top1",
+    "top1": "top1",
+}  # fmt: skip
+NUMBER = re.compile(r"[-+]?[\d,]+(\.\d+)? ?[kMG]?( ± \d+\.\d+)?")
+UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
-def table(name):
-    return {row["key"]: row for row in read_csv(ROOT / "results" / "cifar10" / "tables" / f"{name}.csv")}
+def cells_of(text):
+    """(key, heading, cell) of the tables whose first column has `KEY`."""
+    headings = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        if not headings or not cells:
+            headings = cells
+        elif key := re.fullmatch(r"`([a-z0-9_.-]+)`", cells[0]):
+            yield from ((key[1], heading, cell) for heading, cell in zip(headings[1:], cells[1:], strict=True))
 
 
-def test_the_readme_has_the_rows():
-    assert len(MEASURED) >= 3
+def column_of(heading):
+    words = re.findall(r"[a-z0-9_]+", heading.lower())
+    return next((column for word, column in COLUMNS.items() if word in words), None)
 
 
-@pytest.mark.parametrize(("key", "cells"), MEASURED)
-def test_numbers_are_those_of_the_result_files(key, cells):
-    _, _, epochs, n, top1, zero_rate, *costs = (cell.strip() for cell in cells.split("|"))
-    row = table("accuracy")[key]
-    assert (epochs, n) == (row["epochs"], row["n"])
-    spread = f" ± {float(row['top1_std']):.2f}" if row["top1_std"] else ""
-    assert top1 == f"{float(row['top1_mean']):.2f}{spread}"
-    assert zero_rate == f"{float(row['zero_rate']):.2f}"
-    expected = table("cost").get(key)
-    if expected is None:
-        assert costs == ["-"] * 3
-    else:
-        assert [cost.replace(",", "") for cost in costs] == [expected[name] for name in ("c_c", "c_s", "c_m")]
+def says(cell, row, column):
+    """Whether a cell such as `765M` or `91.53 ± 0.21` is the row's value at the precision that it shows."""
+    shown, unit, spread = re.fullmatch(r"\+?([-\d.]+) ?([kMG]?)(?: ± ([\d.]+))?", cell.replace(",", "")).groups()
+    parts = [(shown, float(row.get(f"{column}_mean") or row[column]) / UNITS[unit])]
+    parts += [(spread, float(row[f"{column}_std"]))] if spread else []
+    return all(f"{value:.{len(text.partition('.')[2])}f}" == text for text, value in parts)
 
 
-def test_numbers_of_the_lightweight_networks_are_those_of_the_result_files():
-    networks = [cell.strip(" `") for cell in SWEEPS[1].split("|")]
-    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in SWEEPS[2].splitlines()]
-    assert len(networks) >= 3 and len(rows) == 8
-    for label, *cells in rows:
-        for network, cell in zip(networks, cells, strict=True):
-            row = table("accuracy")[network if label == "float" else f"sweep-{network}-{label}"]
-            assert (row["n"], cell) == ("1", f"{float(row['top1_mean']):.2f}")
+def test_the_check_sees_a_wrong_number():
+    text = "| row | weights | test top1 [%] | C_S |\n|---|---|---|---|\n| `a-b` | 4 bits | 91.53 ± 0.21 | 765M |\n| other | 1 | 2 | 3 |\n"
+    cells = [(key, column_of(heading), cell) for key, heading, cell in cells_of(text)]
+    assert cells == [("a-b", None, "4 bits"), ("a-b", "top1", "91.53 ± 0.21"), ("a-b", "c_s", "765M")]
+    row = {"top1_mean": "91.5300", "top1_std": "0.2117", "c_s": "765050374"}
+    assert says("91.53 ± 0.21", row, "top1") and says("765M", row, "c_s") and says("765,050,374", row, "c_s") and says("0.77G", row, "c_s")
+    assert not says("91.54", row, "top1") and not says("91.53 ± 0.22", row, "top1") and not says("766M", row, "c_s")
+
+
+@pytest.mark.skipif(not (TABLES / "accuracy.csv").is_file(), reason="results/small has no tables yet")
+def test_numbers_are_those_of_the_committed_tables():
+    rows: dict[str, dict] = {}
+    for name in ("ablations", "accuracy", "cost"):
+        for row in read_csv(TABLES / f"{name}.csv"):
+            rows.setdefault(row["key"], {}).update({column: value for column, value in row.items() if value})
+    cells = [cell for cell in cells_of((ROOT / "README.md").read_text()) if NUMBER.fullmatch(cell[2])]
+    assert cells, "the README has no table with rows"
+    for key, heading, cell in cells:
+        column = column_of(heading)
+        assert column and key in rows and says(cell, rows[key], column), f"{key}, {heading}: {cell} is not in results/small/tables"

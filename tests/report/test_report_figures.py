@@ -12,197 +12,177 @@ import report_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from report_tree import DBQ
 
 from dbq.errors import DbqError
-from dbq.files import write_json
-from dbq.report import ablation_report, cost_figures, figures, labels, overhead_figures, results, tables
-from dbq.report.drawing import SMOKE_NOTE, Drawing, short_key, styled
+from dbq.report import comparison_figures, cost_figures, figures, labels, overhead_figures, tables
+from dbq.report.drawing import SMOKE_NOTE, Drawing, styled
+from dbq.report.results import Results
 
 LITERATURE = Path(__file__).parents[2] / tables.LITERATURE
-KEY = "resnet20-cifar10-dbq-2t"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root, tree = tmp_path_factory.mktemp("report"), report_tree.params()
-    metrics = report_tree.runs(root, tree)
-    tables.write_tables(tree, metrics, root / "tables", LITERATURE)
-    figures.write_figures(tree, metrics, root / "tables", root / "figures")
-    return root
+def results(tmp_path_factory):
+    """A row with branches, one without and one that isn't run, with their tables and figures beside them."""
+    rows = {key: report_tree.PARAMS["rows"][key] for key in ("resnet20-cifar10-uniform-8", report_tree.NOT_RUN, DBQ)}
+    root, plan = tmp_path_factory.mktemp("report"), report_tree.plan(rows=rows)
+    report_tree.runs(root / "runs", plan)
+    tables.write_tables(plan, root / "runs", root / "tables", LITERATURE)
+    figures.write_figures(plan, root / "runs", root / "tables", root / "figures")
+    return Results(plan, root / "runs")
+
+
+@pytest.fixture(scope="module")
+def drawn(results):
+    return results.folder.parent / "figures"
 
 
 def words(figure):
     return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
 
 
-def test_every_figure_is_there_in_both_forms_and_none_without_runs(folder):
-    written = {path.name for path in (folder / "figures").iterdir()}
-    run = [key for key in report_tree.params()["experiments"] if key != "mobilenet_v1-vww-dbq-3t"]
-    names = ["ablations", "overhead", "overhead-gpu", "accuracy", "pareto_c_c", "pareto_c_s", "pareto_c_r", "pareto_c_m"]
-    names += [f"training_curves-{key}" for key in [*report_tree.params()["pretrain"], *run]] + [f"cost_per_layer-{key}" for key in run]
-    names += [f"{kind}-{key}" for kind in ("transfer_curve", "weight_histogram") for key in run if "dbq" in key]
-    assert written == {f"{name}.{ending}" for name in names for ending in ("svg", "png")}
+def test_every_figure_is_there_in_both_forms_and_says_smoke(drawn):
+    names = {f"training_curves-{key}" for key in ("resnet20-cifar10", "resnet20-cifar10-uniform-8", DBQ)}
+    names |= {f"{kind}-{DBQ}" for kind in ("transfer_curve", "weight_histogram")}
+    names |= {f"cost_per_layer-{key}" for key in ("resnet20-cifar10-uniform-8", DBQ)} | set(figures.COMPARISONS)
+    assert {path.name for path in drawn.iterdir()} == {f"{name}.{ending}" for name in names for ending in ("svg", "png")}
+    for name in names - {"overhead-gpu"}:  # that one is the same in every profile
+        text = (drawn / f"{name}.svg").read_text()
+        assert ">SMOKE<" in text and SMOKE_NOTE in text, name
+    assert "cifar10 (stand-in: digits)" in (drawn / "accuracy.svg").read_text()
 
 
-def test_smoke_figures_say_so_in_every_file(folder):
-    for path in (folder / "figures").glob("*.svg"):
-        text = path.read_text()
-        if path.stem == "overhead-gpu":  # recorded, the same in every profile
-            continue
-        assert ">SMOKE<" in text and SMOKE_NOTE in text, path.name
-    assert "cifar10 (stand-in: digits)" in (folder / "figures/accuracy.svg").read_text()
-
-
-def test_other_profiles_have_no_watermark(folder):
-    figure = figures.cost_bars(results.layers(folder / "metrics", KEY), "Cost")
-    assert "SMOKE" not in words(figure) and SMOKE_NOTE not in words(figure)
-
-
-def test_equal_results_give_equal_bytes(folder):
-    again = [
-        ("cost_per_layer", figures.cost_bars(results.layers(folder / "metrics", KEY), f"Cost per layer of {KEY}", True)),
-        ("transfer_curve", figures.transfer_curve(results.annealing(folder / "metrics", KEY), f"Quantizer of {KEY}", True)),
-    ]
+def test_equal_results_give_equal_bytes_and_no_watermark_unless_asked(results, drawn):
+    again = {
+        "cost_per_layer": figures.cost_bars(results.layers(DBQ), f"Cost per layer of {DBQ}", True),
+        "transfer_curve": figures.transfer_curve(results.annealing(DBQ), f"Quantizer of {DBQ}", True),
+    }
     with matplotlib.rc_context({"font.size": 20, "svg.fonttype": "path", "axes.grid": False}):
-        for name, figure in again:
+        for name, figure in again.items():
             for kind in ("png", "svg"):  # the other order: one form must not change the other
-                assert figure.bytes(kind) == (folder / f"figures/{name}-{KEY}.{kind}").read_bytes()
-    assert "<dc:date>" not in (folder / "figures/accuracy.svg").read_text()
+                assert figure.bytes(kind) == (drawn / f"{name}-{DBQ}.{kind}").read_bytes()
+        assert matplotlib.rcParams["font.size"] == 20  # a notebook's own settings stay
+    assert "<dc:date>" not in (drawn / "accuracy.svg").read_text()
+    assert "SMOKE" not in words(figures.cost_bars(results.layers(DBQ), "Cost"))
 
 
-def test_a_png_shows_what_matplotlib_draws_in_few_bytes_and_photographs_keep_their_colours(folder):
-    chart = figures.cost_bars(results.layers(folder / "metrics", KEY), "Cost")
-    photograph = Drawing(2, 2)
+def test_a_png_shows_what_matplotlib_draws_in_few_bytes_and_photographs_keep_their_colours(results):
+    chart, photograph = figures.cost_bars(results.layers(DBQ), "Cost"), Drawing(2, 2)
     axes = photograph.add_subplot()
     axes.set_axis_off()
     axes.imshow(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), interpolation="nearest")
     for figure, mode, tolerance in ((chart, "P", 32), (photograph, "RGB", 0)):
         content = figure.bytes("png")  # settles the layout
-        shown, drawn = (
-            np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) for png in (content, as_matplotlib_saves(figure))
-        )
+        saved = io.BytesIO()
+        styled(figure.canvas.print_png)(saved)
+        shown, wanted = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) for png in (content, saved.getvalue()))
         assert Image.open(io.BytesIO(content)).mode == mode
-        assert shown.shape == drawn.shape
-        assert np.abs(shown - drawn).max() <= tolerance
-    assert len(chart.bytes("png")) < 0.6 * len(as_matplotlib_saves(chart))
+        assert shown.shape == wanted.shape and np.abs(shown - wanted).max() <= tolerance
 
 
-@styled
-def as_matplotlib_saves(figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.canvas.print_png(buffer)
-    return buffer.getvalue()
-
-
-def test_drawing_leaves_a_notebooks_settings_alone(folder):
-    with matplotlib.rc_context({"font.size": 17}):
-        before = dict(matplotlib.rcParams)
-        figures.weight_histogram(results.weights(folder / "metrics", KEY))._repr_png_()
-        assert dict(matplotlib.rcParams) == before
-
-
-def test_a_missing_table_is_an_error(folder, tmp_path):
+def test_a_missing_table_is_an_error(results, tmp_path):
     with pytest.raises(DbqError, match=r"accuracy\.csv: no such file -> run `dvc repro tables`"):
-        figures.write_figures(report_tree.params(), folder / "metrics", tmp_path, tmp_path / "figures")
+        figures.write_figures(results.plan, results.folder, tmp_path, tmp_path / "figures")
 
 
-def test_training_curves_draw_every_seed_and_no_gap_without_branches(folder):
-    history = results.history(folder / "metrics", "quantize", KEY)
+def test_training_curves_draw_every_seed_and_no_gap_without_branches(results):
+    history = results.history(DBQ)
     loss, top1, gap = figures.training_curves(history).axes
     assert (len(loss.lines), len(top1.lines), len(gap.lines)) == (3, 6, 3)
     np.testing.assert_array_equal(loss.lines[1].get_ydata(), history[history.seed == 1].train_loss)
-    assert len(figures.training_curves(results.history(folder / "metrics", "pretrain", "resnet20-cifar10")).axes) == 2
-
-
-def test_a_notebooks_rows_without_a_gap_are_drawn_too():
-    rows = [dict.fromkeys(report_tree.HISTORY, 1.0) | {"seed": 0, "epoch": epoch, "soft_hard_gap": None} for epoch in (1, 2)]
-    assert len(figures.training_curves(pd.DataFrame(rows)).axes) == 2
+    assert len(figures.training_curves(results.history("resnet20-cifar10").assign(soft_hard_gap=None)).axes) == 2
 
 
 @pytest.mark.parametrize(
     ("figure", "text"),
     [
-        (lambda: figures.training_curves(pd.DataFrame(columns=report_tree.HISTORY)), "weights are external"),
+        (lambda: figures.training_curves(pd.DataFrame(columns=["seed", "soft_hard_gap"])), "weights are external"),
         (lambda: figures.transfer_curve({}), "no transfer curve"),
         (lambda: figures.weight_histogram({"layers": []}), "Only layers of ternary branches"),
-        (lambda: figures.cost_bars(pd.DataFrame(columns=report_tree.LAYERS)), "No layers"),
+        (lambda: figures.cost_bars(pd.DataFrame(columns=["layer", "kind"])), "No layers"),
+        (lambda: figures.accuracy_plot(comparison(1).assign(n=0), {}), "Nothing was run"),
+        (lambda: figures.pareto(comparison(1).assign(n=0), "c_c", {}), "No row"),
+        (lambda: figures.ablation_plot(pd.DataFrame({"n": [0]})), "No ablation"),
     ],
 )
 def test_a_figure_without_data_says_so(figure, text):
     assert text in words(figure())
 
 
-def test_a_profile_without_runs_says_so():
-    tree = report_tree.params()
-    rows = pd.DataFrame([{"key": "k", "network": "n", "dataset": "cifar10", "n": 0, "c_c": np.nan, "top1_mean": np.nan}])
-    assert "Nothing was run" in words(figures.accuracy_plot(rows, results.dataset_titles(tree)))
-    assert "No experiment" in words(figures.pareto(rows, "c_c", results.dataset_titles(tree)))
-
-
-def test_equal_temperatures_are_one_curve(folder):
-    annealing = results.annealing(folder / "metrics", KEY)
-    constant = {**annealing, "curves": [{**curve, "temperature": 12.0} for curve in annealing["curves"]]}
-    (axes,) = figures.transfer_curve(constant).axes
-    assert [line.get_label() for line in axes.lines] == ["hard", "T = 12 (epochs 0 to 4)"]
-    np.testing.assert_array_equal(axes.lines[0].get_ydata(), annealing["hard"])
-
-
-def test_the_histogram_marks_levels_and_thresholds(folder):
-    weights = results.weights(folder / "metrics", KEY)
+def test_the_histogram_marks_levels_and_thresholds(results):
+    weights = results.weights(DBQ)
     axes = figures.weight_histogram(weights, shown=3).axes
     assert [panel.get_title(loc="left").split(",")[0] for panel in axes] == [f"layer1.{index}.conv1" for index in (0, 2, 4)]
     layer = weights["layers"][2]
     assert [line.get_xdata()[0] for line in axes[1].lines] == layer["levels"] + layer["thresholds"]
-    zero = layer["level_counts"][4] / sum(layer["level_counts"])
-    assert f"{100 * zero:.0f} % zero" in axes[1].get_title(loc="left")
+    assert f"{100 * layer['level_counts'][4] / sum(layer['level_counts']):.0f} % zero" in axes[1].get_title(loc="left")
 
 
-def test_bars_are_the_costs_and_an_undefined_cost_is_said(folder):
-    layers = results.layers(folder / "metrics", KEY)
-    upper, _ = figures.cost_bars(layers).axes
-    assert [bar.get_height() for bar in upper.containers[0]] == list(layers.c_c)
-    layers["c_c"] = layers.c_c.astype(object)
-    layers.loc[0, "c_c"] = None
+def test_bars_are_the_costs_and_an_undefined_cost_is_said(results):
+    layers = results.layers(DBQ)
+    assert [bar.get_height() for bar in figures.cost_bars(layers).axes[0].containers[0]] == list(layers.c_c)
+    layers["c_c"] = [None, *layers.c_c[1:]]
     assert "1 of 5 layers" in words(figures.cost_bars(layers))
 
 
-def comparison(count, seed=0, n=(1,)):
-    rng, networks = np.random.default_rng(seed), ("resnet20", "mobilenet_v1", "mobilenet_v2", "shufflenet_v2")
-    rows = []
+def test_readings_are_drawn_over_the_main_one():
+    rows = [{"reading": "a", "count_bias": main, "main": main, "c_c": c, "c_s": c / 2} for main, c in ((True, 10), (False, 25))]
+    axes = cost_figures.readings_plot(pd.DataFrame(rows)).axes[0]
+    assert [round(bar.get_width(), 2) for bar in axes.patches] == [1.0, 2.5, 1.0, 2.5]
+
+
+def comparison(count, networks=("resnet20",), n=(1,)):
+    """Lines of the accuracy table with a cost; the float network has 92 %."""
+    rng, rows = np.random.default_rng(0), []
     for index in range(count):
-        network, branches = networks[index % 4], 1 + index % 3
+        network, seeds, top1 = networks[index % len(networks)], n[index % len(n)], rng.normal(90, 1.2)
         rows.append({
-            "key": f"{network}-cifar10-dbq-{branches}t-{index}", "network": network, "dataset": "cifar10", "method": "dbq",
-            "branches": branches, "n": n[index % len(n)], "top1_mean": rng.normal(90, 1.2),
-            "top1_std": 0.2 if n[index % len(n)] > 1 else np.nan, "c_c": 10 ** rng.normal(8.2, 0.25),
+            "key": f"{network}-cifar10-dbq-{index}", "network": network, "dataset": "cifar10", "method": "dbq", "branches": 1 + index % 3,
+            "n": seeds, "top1_mean": top1, "top1_std": 0.2 if seeds > 1 else np.nan, "delta_to_float": top1 - 92,
+            "c_c": 10 ** rng.normal(8.2, 0.25),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def test_the_pareto_plot_shows_every_point_its_name_and_n():
-    rows = comparison(6, n=(1, 3))
-    figure = figures.pareto(rows, "c_c", {"cifar10": "cifar10"})
-    assert figure.axes[0].get_xscale() == "log" and "n = 1 to 3 seeds" in words(figure)
-    for row in rows.itertuples():
-        assert f"{row.network} dbq-{row.branches}t-{row.Index} (n={row.n})" in words(figure)
-    rows.loc[0, "c_c"] = np.nan
-    assert f"no c_c under this reading: {rows.key[0]}" in words(figures.pareto(rows, "c_c", {"cifar10": "cifar10"}))
+def test_the_pareto_plot_has_a_panel_for_each_network_with_every_point_its_name_n_and_the_float_line():
+    rows = comparison(9, ("resnet20", "mobilenet_v1", "mobilenet_v2"), n=(1, 3))
+    rows.loc[[2, 5, 8], "c_c"] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.pareto(rows, "c_c", {"cifar10": "CIFAR"})
+        figure.bytes("svg")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["resnet20 on CIFAR", "mobilenet_v1 on CIFAR"]
+    assert "n = 1 to 3 seeds" in words(figure) and f"no c_c under this reading: {rows.key[2]}, {rows.key[5]}" in words(figure)
+    for axes, network in zip(figure.axes, ("resnet20", "mobilenet_v1"), strict=True):
+        own = rows[(rows.network == network)]
+        points = {tuple(xy) for container in axes.containers for xy in container.lines[0].get_xydata()}
+        assert points == set(zip(own.c_c, own.top1_mean, strict=True)) and axes.get_xscale() == "log"
+        assert {f"dbq-{row.Index} (n={row.n})" for row in own.itertuples()} <= {text.get_text() for text in axes.texts}
+        assert [92.0, 92.0] in [list(line.get_ydata()) for line in axes.lines]
+
+
+def test_what_signed_digits_make_cheaper_is_drawn_and_beats_like_for_like():
+    rows = comparison(2).assign(top1_mean=[90.0, 91.0], c_s=[100.0, 150.0], c_s_signed_digits=[100.0, 60.0])
+    figure = figures.pareto(rows, "c_s", {"cifar10": "cifar10"})
+    (axes,) = figure.axes
+    (hollow,) = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert (hollow.get_xdata()[0], hollow.get_ydata()[0]) == (60, 91) and "hollow" in words(figure)
+    (stairs,) = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    assert list(stairs.get_xdata()[:2]) == [60, 60] and stairs.get_ydata()[-1] == 91 and len(stairs.get_xdata()) == 3
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=12))
-def test_the_front_is_what_a_sweep_by_cost_finds(points):
-    cost, top1 = map(list, zip(*points, strict=True))
-    best, wanted = 0, set()
-    for price in sorted(set(cost)):
-        highest = max(value for other, value in points if other == price)
-        if highest > best:
-            best = highest
-            wanted.add((price, highest))
-    assert [bool(flag) for flag in figures.pareto_front(cost, top1)] == [point in wanted for point in points]
+def test_the_front_is_what_no_other_point_beats(points):
+    def beaten(point):
+        return any(one <= point[0] and two >= point[1] and (one, two) != point for one, two in points)
+
+    cost, top1 = zip(*points, strict=True)
+    assert list(comparison_figures.pareto_front(cost, top1)) == [not beaten(point) for point in points]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_twenty_labels_cover_no_label_and_no_point(seed):
     rng = np.random.default_rng(seed)
     points = list(zip(rng.normal(0, 1, 20), rng.normal(0, 1, 20), strict=True))
@@ -222,69 +202,27 @@ def test_twenty_labels_cover_no_label_and_no_point(seed):
         assert not any(box.contains(*axes.transData.transform(point)) for point in points)
 
 
-def test_nothing_warns(folder):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figures.pareto(comparison(1), "c_c", {"cifar10": "cifar10"}).bytes("svg")
-        figures.accuracy_plot(comparison(1), {"cifar10": "cifar10"}).bytes("svg")
-
-
 def test_the_scale_of_accuracy_ends_at_100():
-    rows = comparison(3).assign(top1_mean=[55.0, 99.0, 100.0])
-    (axes,) = figures.accuracy_plot(rows, {"cifar10": "cifar10"}).axes
+    (axes,) = figures.accuracy_plot(comparison(3).assign(top1_mean=[55.0, 99.0, 100.0]), {"cifar10": "cifar10"}).axes
     assert max(axes.get_xticks()) == 100 and axes.get_xlim()[1] > 100
 
 
-def test_an_experiment_and_a_sweeps_row_of_the_same_name_are_told_apart():
-    rows = comparison(3).assign(network="a", dataset="b", key=["a-b-dbq-2t", "sweep-a-b-dbq-2t", "sweep-a-b-ttq"])
-    (axes,) = figures.accuracy_plot(rows, {"b": "b"}).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["dbq-2t", "dbq-2t (sweep)", "ttq"]
+def test_short_names_are_unique():
+    rows = comparison(4).assign(network="a", dataset="b", key=["a-b", "a-b-ttq", "ttq", "distilled-ttq"])
+    assert list(comparison_figures.short_names(rows)) == ["float", "a-b-ttq", "ttq", "distilled-ttq"]
 
 
-def test_shares_of_the_kinds_of_layer_add_up_and_an_undefined_cost_has_none(folder):
-    layers = results.layers(folder / "metrics", KEY)
-    shares = cost_figures.kind_shares(layers)
-    assert list(shares.index) == ["first", "depthwise", "other"]
-    np.testing.assert_allclose(shares.sum(), 100)
-    assert shares.c_s["first"] == pytest.approx(100 * layers[layers.kind == "first"].c_s.sum() / layers.c_s.sum())
-    assert "no layers" in words(cost_figures.cost_by_kind(layers[:0])).lower()
-    layers.loc[0, "c_c"] = np.nan
-    assert cost_figures.kind_shares(layers).c_c.isna().all()
-    axes = cost_figures.cost_by_kind(layers).axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["first", "depthwise", "other"]
-
-
-def test_readings_are_drawn_over_the_main_one():
-    rows = [
-        {"reading": r, "count_bias": b, "main": b, "c_c": c, "c_s": c / 2} for r, b, c in (("adder_only", True, 10), ("two_bit", False, 25))
-    ]
-    axes = cost_figures.readings_plot(pd.DataFrame(rows)).axes[0]
-    assert [round(bar.get_width(), 2) for bar in axes.patches] == [1.0, 2.5, 1.0, 2.5]
-
-
-@pytest.mark.parametrize(
-    ("subject", "branches", "name"), [("dbq-2t", 2, "DBQ 2T"), ("dbq-2t-by-input", 2, "DBQ 2T"), ("brevitas-lsq-2", 1, "LSQ")]
-)
-def test_a_subject_of_the_overhead_has_its_methods_name(subject, branches, name):
-    assert overhead_figures._legend_name(subject, branches) == name
-
-
-@pytest.mark.parametrize(
-    ("key", "name"), [("a-b", "float"), ("a-b-dbq-2t", "dbq-2t"), ("sweep-a-b", "sweep"), ("sweep-a-b-dbq-2t", "dbq-2t")]
-)
-def test_short_names_of_rows(key, name):
-    assert short_key(key, "a", "b") == name
-
-
-def test_an_ablation_far_below_its_reference_does_not_press_the_others_together(tmp_path):
-    rows = [("base", [95.0], 0.0), ("better", [95.2, 95.6], 0.4), ("lost", [51.38], -43.62)]
-    measured = {"base": "a-b", "branches": 1, "epochs": 2, "zero_rate": [0.5], "soft_hard_gap": [0.1], "device": "cpu", "label": "MEASURED"}
-    tree = [
-        {**measured, "key": name, "change": name, "n": len(top1), "val_top1": top1, "delta_to_base": delta} for name, top1, delta in rows
-    ]
-    write_json(tmp_path / "ablations" / "metrics.json", {"rows": tree})
-    figure = ablation_report.ablation_plot(ablation_report.table(tmp_path))
+def test_an_ablation_far_below_its_reference_does_not_press_the_others_together():
+    rows = [("base", 95.0, np.nan, 0.0), ("better", 95.4, 0.28, 0.4), ("lost", 51.38, np.nan, -43.62)]
+    table = pd.DataFrame(rows, columns=["change", "val_top1_mean", "val_top1_std", "delta_to_base"]).assign(
+        n=1, base="a-b", method="dbq", branches=1
+    )
+    figure = figures.ablation_plot(table)
     low, high = figure.axes[0].get_xlim()
     assert 94 < low < 95 < 95.4 < high < 97
-    assert "51.38, off the axis" in words(figure) and "95.40" in words(figure)
-    assert "mean and standard deviation" in words(figure)
+    assert "51.38, off the axis" in words(figure) and "95.40" in words(figure) and "mean and standard deviation" in words(figure)
+
+
+@pytest.mark.parametrize(("subject", "method"), [("dbq-2t", "dbq"), ("dbq-2t-by-input", "dbq"), ("brevitas-lsq-2", "lsq"), ("twn", "twn")])
+def test_a_subject_of_the_overhead_has_its_method(subject, method):
+    assert overhead_figures.method_of(subject) == method

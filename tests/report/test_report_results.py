@@ -4,133 +4,117 @@ import json
 
 import pytest
 import report_tree
+from report_tree import DBQ, NOT_RUN, REASON
 
 from dbq.errors import DbqError
-from dbq.report import results
-
-KEY = "resnet20-cifar10-dbq-2t"
+from dbq.report.results import Results
 
 
 @pytest.fixture
-def tree():
-    return report_tree.params()
+def results(tmp_path):
+    plan = report_tree.plan()
+    return Results(plan, report_tree.runs(tmp_path, plan))
 
 
-@pytest.fixture
-def metrics(tmp_path, tree):
-    return report_tree.runs(tmp_path, tree)
+def change(path, *place, value):
+    """Set the value at a place in a JSON file."""
+    whole = json.loads(path.read_text())
+    inner = whole
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    path.write_text(json.dumps(whole))
 
 
-def change(path, **values):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+def test_reads_every_file_of_a_row(results):
+    training = results.training(DBQ)
+    written = json.loads((results.folder / "quantize" / DBQ / "metrics.json").read_text())
+    assert training.values("top1") == [seed["top1"] for seed in written["seeds"]] and len(training.values("top1")) == 3
+    assert len(results.history(DBQ)) == 3 * 4 and len(results.history("held-out")) == 4
+    assert results.layers(DBQ).shape == (5, 8)
+    assert results.weights(DBQ) == json.loads((results.folder / "quantize" / DBQ / "weights.json").read_text())
+    assert len(results.annealing(DBQ)["curves"]) == 3
+    assert results.replay(DBQ).top1_engine == 90.0 and results.manifest("vww").classes == 10
+    assert results.training("2t").values("top1") == []
 
 
-def test_reads_every_file_of_an_experiment(metrics):
-    assert results.read_result(metrics, "quantize", KEY)["seeds"] == [0, 1, 2]
-    assert len(results.history(metrics, "quantize", KEY)) == 3 * 4
-    assert results.layers(metrics, KEY).shape == (5, 8)
-    assert len(results.weights(metrics, KEY)["layers"]) == 5
-    assert len(results.annealing(metrics, KEY)["curves"]) == 5
-
-
-def test_a_method_without_branches_has_no_levels_and_no_curve(metrics):
+def test_a_method_without_branches_has_no_levels_and_no_curve(results):
     key = "resnet20-cifar10-uniform-8"
-    assert results.weights(metrics, key) == {"layers": []} and results.annealing(metrics, key) == {}
-    assert results.history(metrics, "quantize", key).soft_hard_gap.isna().all()
+    assert results.weights(key) == {"layers": []} and results.annealing(key) == {}
+    assert results.history(key).soft_hard_gap.isna().all()
+    (results.folder / "quantize" / DBQ / "weights.json").unlink()
+    assert results.weights(DBQ) == {}  # of a committed result
 
 
-def test_a_stage_with_nothing_to_do_is_told_by_its_marker(metrics):
-    for stage in ("quantize", "engine"):
-        assert not results.was_run(metrics, stage, "mobilenet_v1-vww-dbq-3t")
-
-
-@pytest.mark.parametrize("stage", ["prepare", "pretrain", "quantize", "engine"])
-def test_a_missing_folder_names_the_stage(tmp_path, stage):
-    with pytest.raises(DbqError, match=f"dvc repro {stage}@nowhere"):
-        results.read_result(tmp_path, stage, "nowhere")
+def test_what_is_not_run_has_its_reason(results):
+    assert results.reason("quantize", NOT_RUN) == results.reason("engine", NOT_RUN) == REASON
+    assert "validation" in results.reason("engine", "2t") and "2t" in results.running("quantize")
+    for stage, name in (("prepare", "manifest.json"), ("quantize", "metrics.json"), ("engine", "metrics.json")):
+        key = "cifar10" if stage == "prepare" else DBQ
+        (results.folder / stage / key / name).write_text('{"status": "not run", "reason": "no images"}')
+        assert results.reason(stage, key) == "no images" and key not in results.running(stage)
+    (results.folder / "engine" / DBQ / "metrics.json").write_text('{"status": "not run"}')
+    with pytest.raises(DbqError, match="without a reason"):
+        results.reason("engine", DBQ)
 
 
 @pytest.mark.parametrize(
-    ("values", "problem"),
+    ("place", "value", "problem"),
     [
-        ({"top1": [90.0]}, "one value per seed"),
-        ({"seeds": [], "top1": [], "val_top1": [], "zero_rate": []}, "one value per seed"),
-        ({"top1": [90.0, 101.0, 90.0]}, "not between 0 and 100"),
-        ({"top1": [90.0, None, 90.0]}, "not between"),
-        ({"zero_rate": [0.1, -0.1, 0.1]}, "not between 0 and 1"),
-        ({"status": "finished"}, "neither 'run' nor 'not run'"),
-        ({"status": "not run"}, "without a reason"),
-        ({"key": "another"}, "belongs to another"),
+        (("seeds",), [], "seeds"),
+        (("seeds", 1, "top1"), 101.0, r"seeds\.1\.top1: .*less than or equal to 100"),
+        (("seeds", 1, "top1"), float("nan"), r"seeds\.1\.top1"),
+        (("seeds", 1, "top1"), None, "a seed has no top1"),
+        (("seeds", 0, "zero_rate"), -0.1, r"seeds\.0\.zero_rate"),
+        (("seeds", 2, "seed"), 7, r"seeds \[0, 1, 7\], params.yaml has \[0, 1, 2\]"),
+        (("key",), "another", "key another"),
+        (("weight_bits",), 8, "weight_bits 8, params.yaml has 4"),
+        (("label",), None, "label"),
     ],
 )
-def test_odd_metrics_name_the_file_and_the_stage(metrics, values, problem):
-    change(metrics / "quantize" / KEY / "metrics.json", **values)
+def test_odd_metrics_name_the_file_and_the_stage(results, place, value, problem):
+    change(results.folder / "quantize" / DBQ / "metrics.json", *place, value=value)
     with pytest.raises(DbqError, match=problem) as caught:
-        results.read_result(metrics, "quantize", KEY)
-    assert f"quantize/{KEY}/metrics.json" in str(caught.value) and f"quantize@{KEY}" in str(caught.value)
+        results.training(DBQ)
+    assert f"quantize/{DBQ}/metrics.json" in str(caught.value) and f"dvc repro --force quantize@{DBQ}" in str(caught.value)
 
 
-def test_a_missing_field_is_named(metrics):
-    path = metrics / "pretrain" / "resnet20-cifar10" / "metrics.json"
-    value = json.loads(path.read_text())
-    del value["device"]
-    path.write_text(json.dumps(value))
-    with pytest.raises(DbqError, match="no key device"):
-        results.read_result(metrics, "pretrain", "resnet20-cifar10")
-
-
-def test_a_torn_file_is_named(metrics):
-    path = metrics / "engine" / KEY / "cost.json"
+def test_missing_and_torn_files_are_named(results):
+    path = results.folder / "engine" / DBQ / "cost.json"
     path.write_text(path.read_text()[:40])
     with pytest.raises(DbqError, match=r"cost\.json: not valid JSON"):
-        results.read_result(metrics, "engine", KEY)
+        results.cost(DBQ)
+    path.unlink()
+    with pytest.raises(DbqError, match=rf"cost\.json: no such file -> run `dvc repro engine@{DBQ}`"):
+        results.cost(DBQ)
 
 
-@pytest.mark.parametrize("mains", [0, 2])
-def test_exactly_one_reading_is_the_main_one(metrics, mains):
-    path = metrics / "engine" / KEY / "cost.json"
-    readings = json.loads(path.read_text())["readings"]
-    change(path, readings=[{**row, "main": index < mains} for index, row in enumerate(readings)])
-    with pytest.raises(DbqError, match=f"{mains} main readings"):
-        results.read_result(metrics, "engine", KEY)
+def test_costs_of_another_reading_are_stale_and_one_reading_is_the_main_one(results):
+    path = results.folder / "engine" / DBQ / "cost.json"
+    assert results.main_reading(DBQ).reading == "adder_only"
+    change(path, "readings", 0, "main", value=False)
+    with pytest.raises(DbqError, match="0 main readings"):
+        results.cost(DBQ)
+    change(path, "readings", 1, "main", value=True)
+    with pytest.raises(DbqError, match=f"count_bias True, params.yaml has False .*engine@{DBQ}"):
+        results.main_reading(DBQ)
 
 
-def test_costs_of_another_reading_are_stale(metrics, tree):
-    value = results.read_result(metrics, "engine", KEY)
-    assert results.main_reading(value, tree)["reading"] == "adder_only"
-    tree["cost"]["count_bias"] = True
-    with pytest.raises(DbqError, match=f"engine@{KEY}"):
-        results.main_reading(value, tree)
-
-
-def test_a_csv_without_a_column_is_named(metrics):
-    path = metrics / "engine" / KEY / "layers.csv"
+def test_odd_csv_files_are_named(results):
+    path = results.folder / "engine" / DBQ / "layers.csv"
     path.write_text(path.read_text().replace("nonzeros", "other"))
     with pytest.raises(DbqError, match=r"layers\.csv: no column nonzeros"):
-        results.layers(metrics, KEY)
+        results.layers(DBQ)
     path.write_text("")
     with pytest.raises(DbqError, match=r"layers\.csv: not valid CSV"):
-        results.layers(metrics, KEY)
-
-
-def test_text_where_a_number_belongs_is_named(metrics):
-    path = metrics / "quantize" / KEY / "history.csv"
+        results.layers(DBQ)
+    path = results.folder / "quantize" / DBQ / "history.csv"
     path.write_text(path.read_text().replace("12.0", "warm"))
     with pytest.raises(DbqError, match=r"history\.csv: .*warm"):
-        results.history(metrics, "quantize", KEY)
+        results.history(DBQ)
 
 
-def test_histograms_and_curves_of_unequal_length_are_refused(metrics):
-    layer = results.weights(metrics, KEY)["layers"][0]
-    change(metrics / "quantize" / KEY / "weights.json", layers=[{**layer, "counts": layer["counts"][1:]}])
-    with pytest.raises(DbqError, match=r"weights\.json: lengths of layer layer1\.0\.conv1"):
-        results.weights(metrics, KEY)
-    change(metrics / "quantize" / KEY / "annealing.json", hard=[0.0])
-    with pytest.raises(DbqError, match="curves differ in length"):
-        results.annealing(metrics, KEY)
-
-
-def test_a_stand_in_is_named_so_only_where_it_is_one(tree):
-    assert results.dataset_titles(tree) == {"cifar10": "cifar10 (stand-in: digits)", "vww": "vww (stand-in: digits)"}
-    assert results.dataset_titles({**tree, "profile": "cifar10"})["vww"] == "vww"
-    assert results.dataset_titles({**tree, "profile": "paper"})["vww"] == "vww"
+def test_a_profile_is_smoke_when_all_its_images_are_stand_ins(results):
+    assert results.smoke and results.titles["vww"] == "vww (stand-in: digits)"
+    real = Results(report_tree.plan("real"), "")
+    assert not real.smoke and real.titles == {"cifar10": "cifar10", "vww": "vww (stand-in: digits)"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dbq.report.drawing import BLUE, GREEN, INK, METRIC_LABELS, ORANGE, PURPLE, SKY, VERMILION, Drawing, amounts, message, styled
+from dbq.report.drawing import BLUE, GREEN, INK, ORANGE, SKY, Drawing, amounts, message, styled
 
 _PANELS = (
     ("full adders [FA]", (("c_c", "$C_C$ computational", SKY), ("c_s", "$C_S$ sparsity-aware", BLUE))),
@@ -41,41 +41,6 @@ def cost_bars(layers: pd.DataFrame, title: str = "", smoke: bool = False) -> Dra
 
 def _total(column: pd.Series) -> str:
     return f"{column.sum():.4g}" if column.sum() < 1e4 else f"{column.sum() / 1e6:,.2f} M"
-
-
-@styled
-def cost_by_kind(layers: pd.DataFrame, title: str = "", smoke: bool = False) -> Drawing:
-    """The share of each kind of layer (first, depthwise, pointwise, other convolutions, classifier) in each of the four costs, in percent.
-
-    layers: as of cost_bars. A cost that isn't defined in some layer has no bar.
-    """
-    if layers.empty:
-        return message("No layers were counted.", title, smoke)
-    shares = kind_shares(layers)
-    figure = Drawing(7.0, 2.6 + 0.2 * smoke, title, smoke)
-    axes = figure.add_subplot()
-    left = np.zeros(len(shares.columns))
-    for kind, colour in zip(shares.index, (SKY, ORANGE, BLUE, GREEN, VERMILION, PURPLE), strict=False):
-        values = shares.loc[kind].to_numpy()
-        axes.barh(range(len(left)), values, left=left, color=colour, label=kind, height=0.65)
-        for row, (start, width) in enumerate(zip(left, values, strict=True)):
-            if width >= 5:
-                axes.text(start + width / 2, row, f"{width:.0f} %", ha="center", va="center", fontsize=7.5, color="white")
-        left = left + np.nan_to_num(values)
-    axes.set_yticks(range(len(left)), [METRIC_LABELS[name] for name in shares.columns])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("share of the network's cost [%]")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shares), borderaxespad=0.2)
-    return figure
-
-
-def kind_shares(layers: pd.DataFrame) -> pd.DataFrame:
-    """Percent of each cost by kind of layer: a row a kind in the order of the network, a column a cost; NaN where a cost isn't defined."""
-    columns = [name for _, group in _PANELS for name, _, _ in group]
-    values = layers[columns].apply(pd.to_numeric)
-    sums = values.groupby(layers.kind, sort=False).sum()
-    return 100 * sums / values.sum(skipna=False)
 
 
 @styled

@@ -18,7 +18,7 @@ from PIL import Image
 from dbq.files import write_atomically
 
 DRAWN_COLOURS = 4096  # lines and text have hundreds of them, between two colours mostly, a photograph has tens of thousands
-SMOKE_NOTE = "smoke profile: stand-in images, not evidence"
+SMOKE_NOTE = "all images are stand-ins: not evidence"
 INK, FAINT = "#333333", "#9a9a9a"
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"
@@ -139,12 +139,17 @@ def method_name(method: str, branches) -> str:
     return f"DBQ {int(branches)}T" if method == "dbq" else NAMES.get(method, method)
 
 
-def short_key(key: str, network: str, dataset: str) -> str:
-    """What an experiment's key, or a sweep's, adds to NETWORK-DATASET; "float" for the float network itself."""
-    prefix = f"{network}-{dataset}"
-    if key.startswith(f"sweep-{prefix}"):
-        return key.removeprefix(f"sweep-{prefix}").strip("-") or "sweep"
-    return key.removeprefix(prefix).strip("-") or "float"
+def style_of(method: str, branches) -> tuple[str, str]:
+    """Colour and marker of a quantizer in every figure."""
+    return METHODS.get(method_name(method, branches), METHODS["float"])
+
+
+def name_rows(axes, positions, names: list[str]) -> None:
+    """Names beside the rows of a panel whose y axis counts them from above."""
+    axes.set_yticks(positions, names, fontsize=8)
+    axes.set_ylim(max(positions) + 0.6, -0.7)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
 
 
 def amounts(axis, log: bool = False, spread: float = 1.0) -> None:

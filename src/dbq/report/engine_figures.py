@@ -14,7 +14,7 @@ def width_plot(widths: list[dict], chosen: int, smoke: bool = False) -> Drawing:
     axes.axhline(rows.top1_graph.iloc[0], color=FAINT, linewidth=1.2, label="training graph")
     axes.plot(rows.fixed_point_bits, rows.top1, "o-", color=BLUE, markersize=5, label="integer engine")
     ring = rows[rows.fixed_point_bits == chosen]
-    axes.plot(ring.fixed_point_bits, ring.top1, "o", color=VERMILION, markersize=11, fillstyle="none", label="smallest that keeps top1")
+    axes.plot(ring.fixed_point_bits, ring.top1, "o", color=VERMILION, label="smallest that keeps top1", markersize=11, fillstyle="none")
     axes.set_xticks(sorted(set(rows.fixed_point_bits)))
     axes.set_xlabel("bits of a multiplier")
     axes.set_ylabel("validation top1 [%]")
@@ -24,11 +24,9 @@ def width_plot(widths: list[dict], chosen: int, smoke: bool = False) -> Drawing:
 
 # (kind, structure) of an engine: (colour, marker)
 ENGINES = {
-    ("port", "chain"): (BLUE, "o"),
-    ("port", "tree"): (ORANGE, "s"),
-    ("constant", "chain"): (VERMILION, "^"),
-    ("constant", "tree"): (FAINT, "D"),
-}
+    ("port", "chain"): (BLUE, "o"), ("port", "tree"): (ORANGE, "s"),
+    ("constant", "chain"): (VERMILION, "^"), ("constant", "tree"): (FAINT, "D"),
+}  # fmt: skip
 
 
 @styled
@@ -59,21 +57,19 @@ def hardware_trained_plot(rows: pd.DataFrame) -> Drawing:
     of the rows; on the right the zero rate of its trained planes and synthesised over counted."""
     figure = Drawing(7.5, 1.0 + 0.24 * len(rows), "Trained dot products, counted and synthesised")
     axes = figure.add_subplot()
-    heights = range(len(rows) - 1, -1, -1)
+    rows = rows.assign(y=range(len(rows) - 1, -1, -1))
     for (kind, structure), (colour, marker) in ENGINES.items():
-        part = [(y, row) for y, row in zip(heights, rows.itertuples(), strict=True) if (row.kind, row.structure) == (kind, structure)]
-        if not part:
-            continue
-        levels = [y for y, _ in part]
-        counted, found = [row.counted_adder_only for _, row in part], [row.synthesised_full_adders for _, row in part]
-        axes.hlines(levels, found, counted, color=colour, linewidth=1, alpha=0.6)
-        axes.plot(counted, levels, "o", color=INK, markersize=7, fillstyle="none")
-        axes.plot(found, levels, marker, color=colour, markersize=5, linestyle="none", label=f"{kind} weights, {structure}")
-    for y, row in zip(heights, rows.itertuples(), strict=True):
-        axes.text(1.01, y, f"{row.zero_rate:.2f}   {row.ratio:.2f}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        part = rows[(rows.kind == kind) & (rows.structure == structure)]
+        if len(part):
+            axes.hlines(part.y, part.synthesised_full_adders, part.counted_adder_only, color=colour, linewidth=1, alpha=0.6)
+            axes.plot(part.counted_adder_only, part.y, "o", color=INK, markersize=7, fillstyle="none")
+            label = f"{kind} weights, {structure}"
+            axes.plot(part.synthesised_full_adders, part.y, marker, color=colour, markersize=5, linestyle="none", label=label)
+    for row in rows.itertuples():
+        axes.text(1.01, row.y, f"{row.zero_rate:.2f}   {row.ratio:.2f}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.text(1.01, len(rows) - 0.3, "zeros  ratio", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
     axes.plot([], [], "o", color=INK, markersize=7, fillstyle="none", label="counted (adder-only)")
-    axes.set_yticks(list(heights), [f"{line.row}, {line.layer}, D {line.length}" for line in rows.itertuples()], fontsize=7)
+    axes.set_yticks(rows.y, [f"{row.row}, {row.layer}, D {row.length}" for row in rows.itertuples()], fontsize=7)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xscale("log")
     axes.set_xlabel("full adders of one dot product")

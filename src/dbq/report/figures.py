@@ -1,7 +1,7 @@
 """Every figure of a profile as SVG and PNG, from result files only; a notebook calls the same drawing functions for its own display.
 
 training_curves(history)   weight_histogram(weights)   transfer_curve(annealing)   cost_bars(layers)
-accuracy_plot(rows, titles)   pareto(rows, metric, titles)
+accuracy_plot(rows, titles)   pareto(rows, metric, titles)   ablation_plot(rows)
 """
 
 import multiprocessing
@@ -9,72 +9,62 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import pandas as pd
-
-from dbq.errors import DbqError
-from dbq.report import ablation_report, overhead_figures, results
-from dbq.report.ablation_report import ablation_plot
-from dbq.report.comparison_figures import accuracy_plot, pareto, pareto_front
+from dbq.report import overhead_figures, tables
+from dbq.report.comparison_figures import ablation_plot, accuracy_plot, pareto, pareto_front
 from dbq.report.cost_figures import cost_bars
 from dbq.report.drawing import Drawing, save
-from dbq.report.overhead_figures import overhead_bars
+from dbq.report.results import COMPARISONS, COSTS, SIGNED_DIGITS, Results, read_frame
 from dbq.report.training_figures import training_curves, transfer_curve, weight_histogram
+from dbq.settings import Plan
 
 __all__ = [
-    "Drawing", "accuracy_plot", "cost_bars", "pareto", "pareto_front", "save",
+    "Drawing", "ablation_plot", "accuracy_plot", "cost_bars", "pareto", "pareto_front", "save",
     "training_curves", "transfer_curve", "weight_histogram", "write_figures",
 ]  # fmt: skip
 
 MOST_PROCESSES = 4
-COMPARISONS = ("accuracy", *(f"pareto_{metric}" for metric in results.COSTS))
 
 
-def write_figures(params: dict, metrics_folder, tables_folder, out_folder) -> None:
-    """Write all figures to out_folder; what was not run has no figure of its own.
+def write_figures(plan: Plan, runs_folder, tables_folder, out_folder) -> None:
+    """Write all figures of runs/PROFILE to out_folder; what was not run has no figure of its own.
 
-    accuracy and pareto_METRIC come from the tables, training_curves-KEY, transfer_curve-KEY, weight_histogram-KEY and cost_per_layer-KEY
-    from the result files of KEY. Raises DbqError when a table or a result is missing.
+    COMPARISONS come from the tables, training_curves-KEY, transfer_curve-KEY, weight_histogram-KEY and cost_per_layer-KEY from the result
+    files of KEY. Raises DbqError when a table or a result is missing.
     """
-    out, smoke, titles = Path(out_folder), results.is_smoke(params), results.dataset_titles(params)
-    accuracy, cost = _table(tables_folder, "accuracy"), _table(tables_folder, "cost")
-    save(accuracy_plot(accuracy, titles, smoke), out / "accuracy")
-    points = accuracy.merge(cost[["key", *results.COSTS]], on="key", how="inner", validate="one_to_one")
-    for metric in results.COSTS:
-        save(pareto(points, metric, titles, smoke), out / f"pareto_{metric}")
-    save(ablation_plot(ablation_report.table(metrics_folder), smoke), out / "ablations")
-    overhead = Path(metrics_folder) / "overhead"
-    save(overhead_bars(overhead_figures.read(overhead), smoke), out / "overhead")
-    save(overhead_bars(overhead_figures.read(overhead, overhead_figures.GPU)), out / "overhead-gpu")
-    wanted = [(stage, key) for stage in ("pretrain", "quantize", "engine") for key in results.declared(params, stage)]
-    wanted = [(stage, key) for stage, key in wanted if results.was_run(metrics_folder, stage, key)]
-    # each key's figures depend on its own results alone: a process a core draws them
+    out, results, tables_folder = Path(out_folder), Results(plan, runs_folder), Path(tables_folder)
+    smoke, titles = results.smoke, results.titles
+    accuracy = read_frame(tables_folder / "accuracy.csv", tables.ACCURACY_COLUMNS, "tables")
+    cost = read_frame(tables_folder / "cost.csv", tables.COST_COLUMNS, "tables")
+    points = accuracy.merge(cost[["key", *COSTS, *SIGNED_DIGITS]], on="key", how="inner", validate="one_to_one")
+    figures = {"accuracy": accuracy_plot(accuracy, titles, smoke)}
+    figures |= {f"pareto_{metric}": pareto(points, metric, titles, smoke) for metric in COSTS}
+    figures["ablations"] = ablation_plot(read_frame(tables_folder / "ablations.csv", tables.ABLATION_COLUMNS, "tables"), smoke)
+    figures["overhead"] = overhead_figures.overhead_bars(overhead_figures.read(Path(runs_folder) / "overhead"), smoke)
+    figures["overhead-gpu"] = overhead_figures.overhead_bars(overhead_figures.read(Path(runs_folder) / "overhead", overhead_figures.GPU))
+    for name in COMPARISONS:
+        save(figures[name], out / name)
+    wanted = [(stage, key) for stage in ("pretrain", "quantize", "engine") for key in results.running(stage)]
+    # the figures of a key depend on its own results alone, so that several processes draw them
     with ProcessPoolExecutor(min(MOST_PROCESSES, os.cpu_count() or 1), multiprocessing.get_context("spawn")) as processes:
-        for done in [processes.submit(_write_figures_of, stage, key, params, Path(metrics_folder), out) for stage, key in wanted]:
+        for done in [processes.submit(_write_figures_of, stage, key, results, out) for stage, key in wanted]:
             done.result()
 
 
-def _write_figures_of(stage: str, key: str, params: dict, metrics: Path, out: Path) -> None:
-    for name, figure in _figures_of(stage, key, params, metrics):
+def _write_figures_of(stage: str, key: str, results: Results, out: Path) -> None:
+    for name, figure in _figures_of(stage, key, results):
         save(figure, out / f"{name}-{key}")
 
 
-def _figures_of(stage: str, key: str, params: dict, metrics: Path):
-    smoke, titles = results.is_smoke(params), results.dataset_titles(params)
+def _figures_of(stage: str, key: str, results: Results):
+    smoke = results.smoke
     if stage == "engine":
-        yield "cost_per_layer", cost_bars(results.layers(metrics, key), f"Cost per layer of {key}", smoke)
+        yield "cost_per_layer", cost_bars(results.layers(key), f"Cost per layer of {key}", smoke)
         return
-    dataset = params[results.DECLARED_IN[stage]][key]["dataset"]
-    stand_in = f", {titles[dataset]}" if titles[dataset] != dataset else ""
-    yield "training_curves", training_curves(results.history(metrics, stage, key), f"Training of {key}{stand_in}", smoke)
+    dataset = results.declared(stage)[key].settings.dataset
+    stand_in = f", {results.titles[dataset]}" if results.titles[dataset] != dataset else ""
+    yield "training_curves", training_curves(results.history(key), f"Training of {key}{stand_in}", smoke)
     if stage == "quantize":
-        if annealing := results.annealing(metrics, key):
+        if annealing := results.annealing(key):
             yield "transfer_curve", transfer_curve(annealing, f"Quantizer of {key}", smoke)
-        if (weights := results.weights(metrics, key))["layers"]:
+        if (weights := results.weights(key)).get("layers"):
             yield "weight_histogram", weight_histogram(weights, f"Weights of {key}{stand_in}", smoke)
-
-
-def _table(folder, name: str) -> pd.DataFrame:
-    path = Path(folder) / f"{name}.csv"
-    if not path.is_file():
-        raise DbqError(f"{path}: no such file", "run `dvc repro tables`")
-    return pd.read_csv(path)

@@ -1,100 +1,88 @@
-"""Publish a profile: executed notebooks, small metric files and an index page under results/PROFILE."""
+"""Publish a profile: its reports, its metric files and an index page under results/PROFILE."""
 
-import html
+import re
 import shutil
 from pathlib import Path
 
 from dbq.errors import DbqError
 from dbq.files import read_csv, write_text
-from dbq.report import results
+from dbq.report import pages
+from dbq.report.results import COMPARISONS, Results, single_reason
+from dbq.settings import Plan
 
-STAGES = ("prepare", "pretrain", "quantize", "engine", "sweep")
-SINGLE = ("ablations", "overhead", "hardware", "tables-and-figures")  # stages without keys
+STAGES = ("prepare", "pretrain", "quantize", "engine")
+# stages without keys
+SINGLE = {"tables": "All tables and figures", "overhead": "What training costs", "hardware": "Counted against synthesised full adders"}
 LIMIT = 5_000_000  # bytes; larger files don't belong in git
-STYLE = """
-body {font: 16px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222}
-table {border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto}
-td, th {border-bottom: 1px solid #ccc; padding: 3px 8px; text-align: left; white-space: nowrap}
-img {max-width: 100%} .smoke {background: #fde9c8; padding: .6rem 1rem; font-weight: bold}
-"""
+SHOWN = ["key", "dataset", "method", "weight_bits", "activation_bits", "epochs", "n", "top1_mean", "top1_std", "zero_rate"]
+SHOWN_COSTS = ["c_c", "c_s", "c_r", "c_m", "engine_top1"]
+SHOWN_ABLATIONS = ["key", "base", "change", "epochs", "n", "val_top1_mean", "val_top1_std", "delta_to_base", "label"]
 
 
-def publish(params: dict, runs_folder, results_folder) -> None:
-    """Copy reports and metrics of the declared entries from runs/PROFILE to results/PROFILE/{reports,metrics} and write reports/index.html.
+def publish(plan: Plan, runs_folder, results_folder) -> None:
+    """Copy the reports and metric files of what the plan declares from runs/PROFILE to results/PROFILE/{reports,metrics}, and write
+    reports/index.html.
 
-    Entries that aren't run in the profile are listed with their reason. Raises DbqError for a missing report and for one above 5 MB.
+    What was not run stands on the page with its reason. Raises DbqError for a missing report and for a file above 5 MB.
     """
-    runs, out = Path(runs_folder), Path(results_folder)
-    for name in ("reports", "metrics"):
-        shutil.rmtree(out / name, ignore_errors=True)  # nothing stays of an entry that params.yaml no longer declares
-    reports = []
+    runs, out, results = Path(runs_folder), Path(results_folder), Results(plan, runs_folder)
+    shutil.rmtree(out / "reports", ignore_errors=True)
+    for folder in (out / "metrics").glob("*/*"):
+        # nothing stays of an entry that params.yaml no longer declares; what another machine has measured of one that isn't run here does
+        if folder.is_dir() and folder.name not in results.declared(folder.parent.name):
+            shutil.rmtree(folder)
+    reports, singles = set(), []
     for stage in STAGES:
-        for key in results.declared(params, stage):
-            value = results.read_result(runs / "metrics", stage, key)
-            if value.get("status") == "not run":
-                reports.append((stage, key, None, value["reason"]))
-                continue
-            name = f"{stage}-{key}"
-            _copy(runs / "html" / f"{name}.html", out / "reports" / f"{name}.html", stage, key)
-            _copy(runs / "notebooks" / f"{name}.ipynb", out / "reports" / f"{name}.ipynb", stage, key)
-            shutil.copytree(runs / "metrics" / stage / key, out / "metrics" / stage / key)
-            reports.append((stage, key, f"{name}.html", ""))
-    for stage in SINGLE:
-        for folder, suffix in (("html", "html"), ("notebooks", "ipynb")):
-            _copy(
-                runs / folder / f"{stage}.{suffix}", out / "reports" / f"{stage}.{suffix}", "tables" if stage == SINGLE[-1] else stage, ""
-            )
-        if (runs / "metrics" / stage).is_dir():
-            shutil.copytree(runs / "metrics" / stage, out / "metrics" / stage)
-    write_text(out / "reports" / "index.html", index(params["profile"], reports, out))
+        for key in results.running(stage):
+            _copy_reports(runs, out, f"{stage}-{key}", f"{stage}@{key}")
+            _copy_metrics(runs / stage / key, out / "metrics" / stage / key)
+            reports.add(f"{stage}-{key}")
+    for stage, label in SINGLE.items():
+        reason = single_reason(runs, stage)
+        if not reason:
+            _copy_reports(runs, out, stage, stage)
+        _copy_metrics(runs / stage, out / "metrics" / stage)
+        singles.append((stage, label, reason))
+    write_text(out / "reports" / "index.html", _index(results, reports, singles, out))
 
 
-def _copy(source: Path, target: Path, stage: str, key: str) -> None:
-    name = f"{stage}@{key}" if key else stage
-    if not source.is_file():
-        raise DbqError(f"{source}: no such file", f"run `dvc repro {name}`")
-    if source.stat().st_size > LIMIT:
-        raise DbqError(
-            f"{source}: {source.stat().st_size:,} bytes, the limit is {LIMIT:,}", f"make the outputs of the notebook of {name} smaller"
-        )
+def _index(results: Results, reports: set[str], singles: list[tuple], out: Path) -> str:
+    """The page shows what the tables say. Its paths are relative to results/PROFILE/reports."""
+    cost = {row["key"]: row for row in read_csv(out / "tables" / "cost.csv")}
+    networks: dict[str, list[dict]] = {}
+    for row in read_csv(out / "tables" / "accuracy.csv"):
+        costs = {name: cost.get(row["key"], {}).get(name, "") for name in SHOWN_COSTS}
+        shown = {name: row[name] for name in SHOWN} | costs | {"label": row["label"]}
+        networks.setdefault(row["network"], []).append(shown)
+    ablations = [{name: row[name] for name in SHOWN_ABLATIONS} for row in read_csv(out / "tables" / "ablations.csv")]
+    drawn = sorted(path.stem for path in (out / "figures").glob("*.svg"))
+    keys = [*results.plan.starts, *results.plan.rows]
+    return pages.index_page(
+        title=f"DBQ, profile {results.plan.profile}", smoke=results.smoke, reports=reports, singles=singles,
+        datasets=read_csv(out / "tables" / "datasets.csv"), networks=networks, ablations=ablations,
+        figures={key: [name for name in drawn if re.fullmatch(rf"[a-z_]+-{re.escape(key)}", name)] for key in keys},
+        comparisons=[name for name in COMPARISONS if name in drawn],
+    )  # fmt: skip
+
+
+def _copy_reports(runs: Path, out: Path, name: str, stage: str) -> None:
+    for ending in ("html", "ipynb"):
+        source = runs / "reports" / name / f"report.{ending}"
+        if not source.is_file():
+            raise DbqError(f"{source}: no such file", f"run `dvc repro {stage}`")
+        _copy(source, out / "reports" / f"{name}.{ending}")
+
+
+def _copy_metrics(folder: Path, target: Path) -> None:
+    """JSON and CSV files alone: a model is too large for git and is kept elsewhere."""
+    shutil.rmtree(target, ignore_errors=True)
+    for source in sorted(folder.glob("*")):
+        if source.suffix in (".json", ".csv"):
+            _copy(source, target / source.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if (size := source.stat().st_size) > LIMIT:
+        raise DbqError(f"{source}: {size:,} bytes, the limit is {LIMIT:,}", "make what its stage writes smaller")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-
-
-def index(profile: str, reports: list[tuple], out: Path) -> str:
-    """The page: reports by stage, tables, figures; paths are relative to results/PROFILE/reports."""
-    parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>DBQ, profile {profile}</title><style>{STYLE}</style>"]
-    parts.append(f"<h1>DBQ, profile {profile}</h1>")
-    if profile == "smoke":
-        parts.append(
-            "<p class='smoke'>SMOKE: tiny schedules on stand-in images. It shows that everything runs; its numbers are not evidence.</p>"
-        )
-    parts.append(
-        "<p><a href='tables-and-figures.html'>All tables and figures as a report</a>, "
-        "<a href='ablations.html'>what decides the accuracy</a>, "
-        "<a href='overhead.html'>what training costs</a>, "
-        "<a href='hardware.html'>counted against synthesised</a></p><h2>Reports by stage</h2>"
-    )
-    for stage in STAGES:
-        items = [
-            f"<li><a href='{page}'>{html.escape(key)}</a></li>" if page else f"<li>{html.escape(key)}: not run ({html.escape(reason)})</li>"
-            for of_stage, key, page, reason in reports
-            if of_stage == stage
-        ]
-        parts.append(f"<h3>{stage}</h3><ul>{''.join(items)}</ul>")
-    for name in ("accuracy", "cost"):
-        parts.append(f"<h2>{name.capitalize()}</h2>{_table(read_csv(out / 'tables' / f'{name}.csv'))}")
-    parts.append("<h2>Figures</h2>")
-    for figure in sorted((out / "figures").glob("*.svg")):
-        parts.append(
-            f"<h3>{html.escape(figure.stem)}</h3><img src='../figures/{html.escape(figure.name)}' alt='{html.escape(figure.stem)}'>"
-        )
-    return "\n".join(parts) + "\n"
-
-
-def _table(rows: list[dict]) -> str:
-    if not rows:
-        return "<p>No rows.</p>"
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"

@@ -6,9 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from dbq.errors import DbqError
-from dbq.files import read_json
-from dbq.report.drawing import FAINT, INK, METHODS, NAMES, VERMILION, Drawing, message, method_name, styled
-from dbq.report.results import NOT_RUN
+from dbq.report.drawing import FAINT, INK, VERMILION, Drawing, message, name_rows, style_of, styled
+from dbq.report.results import NOT_RUN, odd, read_frame, single_reason
 
 COLUMNS = [
     "network", "method", "branches", "weight_bits", "activation_bits", "batch_size", "steps", "step_ratio_median",
@@ -18,12 +17,12 @@ RATIOS = ["step_ratio_q1", "step_ratio_median", "step_ratio_q3"]
 WHOLE = ["branches", "weight_bits", "activation_bits", "batch_size", "steps", "threads"]
 TARGET = 1.05
 TITLE = "Training overhead: time of a step as a ratio to float"
-GPU = "gpu.csv"  # measured on another machine, where dvc.yaml says so, and kept by the stage beside its own
+GPU = "gpu.csv"  # measured on another machine; the stage keeps it beside its own file
 
 
-def table(metrics_folder) -> pd.DataFrame:
-    """What the stage `overhead` left in METRICS/overhead, the rows of a GPU last."""
-    return pd.concat([read(Path(metrics_folder) / "overhead", name) for name in ("overhead.csv", GPU)], ignore_index=True)
+def table(runs_folder) -> pd.DataFrame:
+    """What the stage `overhead` left in RUNS/overhead, the rows of a GPU last."""
+    return pd.concat([read(Path(runs_folder) / "overhead", name) for name in ("overhead.csv", GPU)], ignore_index=True)
 
 
 def read(folder, name: str = "overhead.csv") -> pd.DataFrame:
@@ -31,47 +30,28 @@ def read(folder, name: str = "overhead.csv") -> pd.DataFrame:
 
     Raises DbqError, naming the file, for a missing or torn file, a measured row without its ratio, and quartiles out of order.
     """
-    path = Path(folder) / "metrics.json"
-    if not path.is_file():
-        raise DbqError(f"{path}: no such file", "run `dvc repro overhead`")
-    value = read_json(path)
-    if isinstance(value, dict) and value.get("status") == NOT_RUN:
+    folder, numbers = Path(folder), [*RATIOS, "memory_ratio", *WHOLE]
+    if not (folder / "metrics.json").is_file():
+        raise DbqError(f"{folder / 'metrics.json'}: no such file", "run `dvc repro overhead`")
+    if single_reason(folder.parent, folder.name):
         return pd.DataFrame(columns=COLUMNS)
-    path = Path(folder) / name
+    frame = read_frame(folder / name, COLUMNS, "overhead")
     try:
-        frame = pd.read_csv(path)
-    except FileNotFoundError:
-        raise DbqError(f"{path}: no such file", "run `dvc repro overhead`") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise _odd(path, f"not valid CSV ({error})") from None
-    missing = [name for name in COLUMNS if name not in frame]
-    if missing:
-        raise _odd(path, f"no column {', '.join(missing)}")
-    frame = frame[COLUMNS]
-    try:
-        numbers = frame[[*RATIOS, "memory_ratio", *WHOLE]].apply(pd.to_numeric)
+        frame[numbers] = frame[numbers].apply(pd.to_numeric)
     except (ValueError, TypeError) as error:
-        raise _odd(path, str(error)) from None
-    frame[numbers.columns] = numbers
-    _check(frame, path)
-    return frame
-
-
-def _check(frame: pd.DataFrame, path: Path) -> None:
+        raise odd(folder / name, "overhead", str(error)) from None
     for row in frame.itertuples():
-        name = f"{row.method} on {row.network}"
         quartiles = [getattr(row, column) for column in RATIOS]
+        problem = None
         if str(row.status).startswith(NOT_RUN):
-            if not all(pd.isna(number) for number in (*quartiles, row.memory_ratio)):
-                raise _odd(path, f"{name} was not run and has numbers")
+            problem = None if all(map(pd.isna, (*quartiles, row.memory_ratio))) else "was not run and has numbers"
         elif not 0 < quartiles[0] <= quartiles[1] <= quartiles[2] < float("inf"):
-            raise _odd(path, f"{name} has no quartiles in ascending order")
+            problem = "has no quartiles in ascending order"
         elif not (pd.isna(row.memory_ratio) or 0 < row.memory_ratio < float("inf")):
-            raise _odd(path, f"{name} has the memory ratio {row.memory_ratio}")
-
-
-def _odd(path: Path, problem: str) -> DbqError:
-    return DbqError(f"{path}: {problem}", "run `dvc repro --force overhead`")
+            problem = f"has the memory ratio {row.memory_ratio}"
+        if problem:
+            raise odd(folder / name, "overhead", f"{row.method} on {row.network} {problem}")
+    return frame
 
 
 @styled
@@ -84,59 +64,47 @@ def overhead_bars(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
     if run.empty:
         return message("No overhead was measured in this profile.", TITLE, smoke)
     networks = list(dict.fromkeys(run.network))
-    methods = {network: list(dict.fromkeys(rows[rows.network == network].method)) for network in networks}
-    most = max(map(len, methods.values()))
+    most = max(rows[rows.network == network].method.nunique() for network in networks)
     first = run.iloc[0]
-    count = int(first.threads)
-    threads = f", {count} thread{'s' * (count != 1)}" if first.device == "cpu" else ""
+    threads = f", threads: {int(first.threads)}" if first.device == "cpu" else ""
     note = (
         f"{first.device}{threads}, batch {int(first.batch_size)}, {int(first.steps)} steps of each; whiskers: quartiles; "
         f"lines: 1.0 and {TARGET}; pale: float activations" + ("; memory: ratio of the peaks" if run.memory_ratio.notna().any() else "")
     )
     figure = Drawing(max(7.5, 5.2 * len(networks)), 1.4 + 0.42 * most + 0.2 * smoke, TITLE, smoke, note)
     for axes, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
-        _panel(axes, rows[rows.network == network], methods[network])
+        _panel(axes, rows[rows.network == network])
         axes.set_title(network)
     return figure
 
 
-def _panel(axes, rows: pd.DataFrame, methods: list[str]) -> None:
-    run = rows[rows.step_ratio_median.notna()]
-    low, high = min(0.98, run.step_ratio_q1.min()), max(TARGET, run.step_ratio_q3.max())
-    room = high - low
-    axes.set_xlim(low - 0.03 * room, high + 0.5 * room)
+def _panel(axes, rows: pd.DataFrame) -> None:
+    low, high = min(0.98, rows.step_ratio_q1.min()), max(TARGET, rows.step_ratio_q3.max())
+    axes.set_xlim(low - 0.03 * (high - low), high + 0.5 * (high - low))
+    methods = list(dict.fromkeys(rows.method))
     for position, method in enumerate(methods):
-        own = rows[rows.method == method]
-        measured = own[own.step_ratio_median.notna()]
+        measured = rows[(rows.method == method) & rows.step_ratio_median.notna()]
         if measured.empty:
             # the table says why
             axes.text(1.0, position, f"  {NOT_RUN}", ha="left", va="center", fontsize=7, color=FAINT, style="italic", zorder=4)
-            continue
         for row in measured.itertuples():
-            pale = row.activation_bits == 32
-            _bar(axes, row, position + (0 if len(measured) == 1 else -0.2 if pale else 0.2), pale)
+            pale, median, y = row.activation_bits == 32, row.step_ratio_median, position
+            if len(measured) > 1:
+                y += -0.2 if pale else 0.2
+            colour = style_of(method_of(row.method), row.branches)[0]
+            axes.barh(y, median - 1, left=1, height=0.36, color=colour, alpha=0.4 if pale else 1.0)
+            spread = [[median - row.step_ratio_q1], [row.step_ratio_q3 - median]]
+            axes.errorbar(median, y, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+            text = f"{median:.2f}" + ("" if pd.isna(row.memory_ratio) else f"  memory {row.memory_ratio:.2f}")
+            place = (max(row.step_ratio_q3, 1.0), y)
+            axes.annotate(text, place, (5, 0), textcoords="offset points", va="center", fontsize=6.5)
     axes.axvline(1.0, color=INK, linewidth=0.9, zorder=3)
     axes.axvline(TARGET, color=VERMILION, linewidth=0.9, linestyle="--", zorder=3)
-    axes.set_yticks(range(len(methods)), methods, fontsize=8)
-    axes.set_ylim(len(methods) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, range(len(methods)), methods)
     axes.set_xlabel("step time / float step time")
 
 
-def _bar(axes, row, position: float, pale: bool) -> None:
-    colour = METHODS.get(_legend_name(row.method, row.branches), METHODS["float"])[0]
-    median = row.step_ratio_median
-    spread = [[median - row.step_ratio_q1], [row.step_ratio_q3 - median]]
-    axes.barh(position, median - 1, left=1, height=0.36, color=colour, alpha=0.4 if pale else 1.0)
-    axes.errorbar(median, position, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-    memory = "" if pd.isna(row.memory_ratio) else f"  memory {row.memory_ratio:.2f}"
-    place = (max(row.step_ratio_q3, 1.0), position)
-    axes.annotate(f"{median:.2f}{memory}", place, (5, 0), textcoords="offset points", va="center", fontsize=6.5)
-
-
-def _legend_name(subject: str, branches) -> str:
-    """The method's name in every figure: `lsq-2` and `brevitas-lsq-2` are LSQ, `dbq-2t` and `dbq-2t-eager` DBQ 2T."""
+def method_of(subject: str) -> str:
+    """The method of a subject of the benchmark: `lsq-2` and `brevitas-lsq-2` are lsq, `dbq-2t` and `dbq-2t-compiled` are dbq."""
     name = re.sub("-(by-input|compiled|eager)$", "", subject).removeprefix("brevitas-")
-    method = re.sub(r"-\d+t?$", "", name).replace("-", "_")
-    return method_name(method, branches) if method in NAMES or method == "dbq" else method
+    return re.sub(r"-\d+t?$", "", name).replace("-", "_")

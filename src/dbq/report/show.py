@@ -1,16 +1,41 @@
-"""Small displays that every notebook uses."""
-
-import dataclasses
+"""Resolved settings as text and as a table."""
 
 import pandas as pd
+from pydantic import BaseModel
+
+# names of a row, and what follows from its quantizer
+_NOT_COMPARED = {"key", "profile", "seeds", "compared_with", "weight_bits", "branches"}
+
+
+def flat(values) -> dict[str, object]:
+    """The values of a mapping or of a settings object by dotted key. A temperature is one value, whether it changes or not."""
+    found = {}
+    for name, value in (values if isinstance(values, dict) else values.model_dump()).items():
+        if isinstance(value, BaseModel):
+            value = value.model_dump()
+        if not isinstance(value, dict):
+            found[name] = value
+        elif set(value) == {"schedule", "start", "end"}:
+            constant = value["schedule"] == "constant"
+            found[name] = value["start"] if constant else f"{value['schedule']} {value['start']} to {value['end']}"
+        else:
+            found |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
+    return found
 
 
 def settings(*parts) -> pd.DataFrame:
-    """The resolved settings of mappings and dataclasses as one table (setting, value)."""
-    rows = []
-    for part in parts:
-        values = {item.name: getattr(part, item.name) for item in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else part
-        for name, value in values.items():
-            inner = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else None
-            rows += [(f"{name}.{key}", str(entry)) for key, entry in inner.items()] if inner else [(name, str(value))]
+    """The values of mappings and settings objects as one table (setting, value)."""
+    rows = [(name, str(value)) for part in parts for name, value in flat(part).items()]
     return pd.DataFrame(rows, columns=["setting", "value"])
+
+
+def changes(row, base) -> str:
+    """What the settings of a row change in those of the row that it extends, as `temperature: 3.0 → 6.0`."""
+    old, new = (flat(entry.model_dump(exclude=_NOT_COMPARED)) for entry in (base, row))
+    found = []
+    for name in dict.fromkeys([*old, *new]):
+        before, after = old.get(name, "-"), new.get(name, "-")
+        if before != after:
+            shown = name.removeprefix("quantizer.").removeprefix("training.").replace("_", " ").replace(".", " ")
+            found.append(f"{shown}: {before} → {after}")
+    return "; ".join(found)

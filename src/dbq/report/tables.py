@@ -1,190 +1,201 @@
-"""Every table of a profile as CSV and Markdown, from result files only and over the declared keys only.
-
-write_tables() writes accuracy, cost, cost_readings, per_layer_cost (CSV), ablations, overhead, literature
-and datasets. Equal results give equal bytes.
-"""
+"""Every table of a profile as CSV and Markdown, from result files only and over the declared keys only. Equal results give equal bytes."""
 
 import statistics
 from pathlib import Path
 
 import pandas as pd
 
-from dbq.errors import DbqError
 from dbq.files import read_csv, write_text
-from dbq.report import ablation_report, overhead_figures, results
-from dbq.settings.resolve import is_recorded, lookup
+from dbq.report import overhead_figures
+from dbq.report.results import COSTS, NOT_RUN, SIGNED_DIGITS, Results, Training
+from dbq.report.show import changes
+from dbq.settings import Plan, Row
 
 LITERATURE = "data/reference/literature.csv"
+ROW_COLUMNS = ["key", "network", "dataset", "method", "branches", "weight_bits", "activation_bits"]
 ACCURACY_COLUMNS = [
-    "key", "network", "dataset", "method", "branches", "weight_bits", "activation_bits", "epochs", "n", "top1_mean", "top1_std",
-    "zero_rate", "device", "data_source", "label", "val_top1_mean", "delta_to_float", "weights_source",
+    *ROW_COLUMNS, "epochs", "n", "top1_mean", "top1_std", "zero_rate", "device", "data_source", "label", "val_top1_mean",
+    "delta_to_float", "weights_source",
+]  # fmt: skip
+ABLATION_COLUMNS = [
+    "key", "base", "start", "change", "method", "branches", "epochs", "n", "val_top1_mean", "val_top1_std", "delta_to_base",
+    "soft_hard_gap", "zero_rate", "device", "label",
 ]  # fmt: skip
 COST_COLUMNS = [
-    "key", "network", "dataset", "method", "branches", "weight_bits", "activation_bits", "macs", "reading", "count_bias",
-    *results.COSTS, "engine_top1", "engine_images", "engine_disagreeing", "engine_disagreeing_float64",
-    "engine_unexplained", "smallest_multiplier_bits",
-    "label",
+    *ROW_COLUMNS, "macs", "reading", "count_bias", *COSTS, *SIGNED_DIGITS, "engine_top1", "engine_images", "engine_disagreeing",
+    "engine_disagreeing_float64", "engine_unexplained", "smallest_multiplier_bits", "label",
 ]  # fmt: skip
+LAYER_COLUMNS = ["key", "layer", "kind", *COSTS, "nonzeros", "weights"]
 DATASET_COLUMNS = ["key", "source", "label", "md5_identical", "classes", "image_size", "train", "val", "test", "licence"]
+PROVENANCE_COLUMNS = ["key", "seed", "top1", "val_top1", "commit", "device", "torch", "settings", "data", "code", "start"]
 UNITS = {"c_c": "FA", "c_s": "FA", "c_r": "bit", "c_m": "bit"}
-_INTEGERS = {
-    "branches", "weight_bits", "activation_bits", "epochs", "n", "macs", *results.COSTS,
-    "engine_images", "engine_disagreeing", "engine_disagreeing_float64",
-    "engine_unexplained", "smallest_multiplier_bits",
-    "nonzeros", "weights", "classes", "image_size", "train", "val", "test",
-}  # fmt: skip
 
 
-def write_tables(params: dict, metrics_folder, out_folder, literature=LITERATURE) -> None:
-    """Write all tables to out_folder. `literature`: CSV of published numbers, copied as it is and never mixed with ours.
+def write_tables(plan: Plan, runs_folder, out_folder, literature=LITERATURE) -> None:
+    """Write all tables of runs/PROFILE to out_folder. `literature`: numbers that others published, in a table of their own.
 
     Raises DbqError, naming the stage to run, when a declared key has no result.
     """
-    out = Path(out_folder)
-    accuracies = accuracy(params, metrics_folder)
-    write_table(accuracies, out / "accuracy")
-    write_table(cost(params, metrics_folder), out / "cost")
-    write_table(cost_readings(params, metrics_folder), out / "cost_readings")
-    write_text(out / "per_layer_cost.csv", to_csv(per_layer_cost(params, metrics_folder)))
-    write_table(datasets(params, metrics_folder), out / "datasets")
-    write_table(ablation_report.table(metrics_folder), out / "ablations")
-    write_table(overhead_figures.table(metrics_folder), out / "overhead")
-    write_table(published(literature), out / "literature")
+    out, results = Path(out_folder), Results(plan, runs_folder)
+    write_table(accuracy(results), out / "accuracy")
+    write_table(ablations(results), out / "ablations")
+    write_table(cost(results), out / "cost")
+    write_table(cost_readings(results), out / "cost_readings")
+    write_table(datasets(results), out / "datasets")
+    write_table(overhead_figures.table(runs_folder), out / "overhead")
+    write_table(pd.DataFrame(read_csv(literature), dtype=str), out / "literature")
+    write_text(out / "per_layer_cost.csv", to_csv(per_layer_cost(results)))
+    write_text(out / "provenance.csv", to_csv(provenance(results)))
 
 
-def accuracy(params: dict, metrics_folder) -> pd.DataFrame:
-    """One row per declared float network, experiment and row of a sweep; top1 and delta_to_float in percent, zero_rate as a fraction
-    (mean over seeds).
+def accuracy(results: Results) -> pd.DataFrame:
+    """A line for each start and for each row judged on the test images; top1 and delta_to_float in percent, zero_rate a fraction.
 
-    top1_std is the sample standard deviation, empty for one seed. What was not run has n = 0, no numbers and the reason as its label; a
-    sweep that was not run is one row.
+    top1_std is the sample standard deviation, empty for one seed. What was not run has n = 0 and the reason as its label.
     """
-    rows = []
-    for stage in ("pretrain", "quantize"):
-        for key in results.declared(params, stage):
-            value = results.read_result(metrics_folder, stage, key)
-            rows.append(_accuracy_row(value) if value["status"] == "run" else _not_run_row(params, stage, key, value["reason"]))
-            _mark_recorded(params, stage, key, rows[-1:])
-    for key in results.declared(params, "sweep"):
-        value = results.read_result(metrics_folder, "sweep", key)
-        if value["status"] == "run":
-            rows += [_accuracy_row(row) for row in value["rows"]]
-            _mark_recorded(params, "sweep", key, rows[-len(value["rows"]) :])
-        else:
-            count = len(lookup(params, "sweeps", key, "rows"))
-            rows.append({**_not_run_row(params, "sweep", key, value["reason"]), "key": f"sweep-{key}", "method": f"{count} rows"})
-    floats = {row["key"]: row.get("top1_mean") for row in rows if row["method"] == "float"}
-    for row in rows:
-        reference = floats.get(f"{row['network']}-{row['dataset']}")
-        if row["method"] != "float" and row["n"] and reference is not None:
-            row["delta_to_float"] = row["top1_mean"] - reference
-    return _frame(rows, ACCURACY_COLUMNS)
+    lines = [_accuracy_line(results, "pretrain", key) for key in results.plan.starts]
+    floats = {line["key"]: line.get("top1_mean") for line in lines}
+    for key in _judged_on(results, "test"):
+        line = _accuracy_line(results, "quantize", key)
+        reference = floats[results.plan.rows[key].settings.start]
+        if line["n"] and reference is not None:
+            line["delta_to_float"] = line["top1_mean"] - reference
+        lines.append(line)
+    return _frame(lines, ACCURACY_COLUMNS)
 
 
-def _mark_recorded(params: dict, stage: str, key: str, rows: list[dict]) -> None:
-    """Say of rows whose training was recorded that they weren't trained in this run."""
-    if is_recorded(lookup(params, results.DECLARED_IN[stage], key).get("seeds", {}), lookup(params, "profile")):
-        for row in rows:
-            row["label"] += "; recorded"
+def _accuracy_line(results: Results, stage: str, key: str) -> dict:
+    line, value = _line(results, stage, key)
+    if value is None:
+        return line
+    named = {name: getattr(value, name) for name in (*ROW_COLUMNS, "epochs", "device", "data_source", "label", "weights_source")}
+    means = {"val_top1_mean": _mean(value, "val_top1"), "zero_rate": _mean(value, "zero_rate")}
+    return line | named | _moments(value, "top1") | means
 
 
-def sweep(rows: list[dict]) -> pd.DataFrame:
-    """The rows of one sweep as in the accuracy table."""
-    return _frame([_accuracy_row(row) for row in rows], ACCURACY_COLUMNS)
+def ablations(results: Results) -> pd.DataFrame:
+    """A line for each row judged on the validation images, with what it changes in the row that it extends and what that does to top1."""
+    lines = []
+    for key in _judged_on(results, "validation"):
+        row = results.plan.rows[key].settings
+        base = results.plan.rows[row.compared_with or key].settings
+        line, value = _line(results, "quantize", key)
+        change = changes(row, base) if base is not row else "as declared"
+        line |= {"base": base.key, "start": row.start, "change": change}
+        if value is not None:
+            line |= {"epochs": value.epochs, "device": value.device, "label": value.label, **_moments(value, "val_top1")}
+            line |= {name: _mean(value, name) for name in ("soft_hard_gap", "zero_rate")}
+            if results.reason("quantize", base.key) is None:
+                line["delta_to_base"] = line["val_top1_mean"] - _mean(results.training(base.key), "val_top1")
+        lines.append(line)
+    return _frame(lines, ABLATION_COLUMNS)
 
 
-def _accuracy_row(value: dict) -> dict:
-    top1 = value["top1"]
-    return {
-        **{name: value[name] for name in ACCURACY_COLUMNS if name in value and name != "zero_rate"},
-        "n": len(top1),
-        "top1_mean": statistics.fmean(top1),
-        "top1_std": statistics.stdev(top1) if len(top1) > 1 else None,
-        "zero_rate": statistics.fmean(value["zero_rate"]),
-        "val_top1_mean": statistics.fmean(value["val_top1"]),
-    }
-
-
-def _not_run_row(params: dict, stage: str, key: str, reason: str) -> dict:
-    entry = lookup(params, results.DECLARED_IN[stage], key)
-    row = {name: entry[name] for name in ("network", "dataset")}
-    return {"key": key, **row, "method": entry.get("method", "float"), "n": 0, "label": f"{results.NOT_RUN}: {reason}"}
-
-
-def cost(params: dict, metrics_folder) -> pd.DataFrame:
-    """One row per declared experiment under the reading that params.cost chooses: c_c and c_s in full adders, c_r and c_m in bits.
+def cost(results: Results) -> pd.DataFrame:
+    """A line for each row judged on the test images, under the reading that params.yaml chooses: c_c and c_s in full adders, c_r and c_m
+    in bits, and what the replay in integers gave. Beside them c_c and c_s where fixed-point weights are summed as signed digits, like for
+    like with ternary planes.
 
     label: how far the accuracy of the trained weights may be believed, on which c_s depends.
     """
-    rows = []
-    for key in results.declared(params, "engine"):
-        value = results.read_result(metrics_folder, "engine", key)
-        if value["status"] == results.NOT_RUN:
-            rows.append(_not_run_row(params, "engine", key, value["reason"]))
+    lines = []
+    for key in _judged_on(results, "test"):
+        line, value = _line(results, "quantize", key, "engine")
+        if value is not None:
+            replay, counted, main = results.replay(key), results.cost(key), results.main_reading(key)
+            line |= {"macs": counted.macs, "label": value.label, **main.model_dump()}
+            for row in counted.readings:
+                if (row.reading, row.count_bias) == ("signed_digits", main.count_bias):
+                    line |= {name: getattr(row, metric) for metric, name in zip(COSTS, SIGNED_DIGITS, strict=False)}
+            line |= {
+                "engine_top1": replay.top1_engine, "engine_images": replay.images, "engine_disagreeing": replay.disagreeing,
+                "engine_disagreeing_float64": replay.disagreeing_float64, "engine_unexplained": replay.unexplained,
+                "smallest_multiplier_bits": replay.smallest_width,
+            }  # fmt: skip
+        lines.append(line)
+    return _frame(lines, COST_COLUMNS)
+
+
+def cost_readings(results: Results) -> pd.DataFrame:
+    """All readings side by side: a line for each row and cost (with its unit), a column for each reading."""
+    lines, names = [], {}
+    for key in _judged_on(results, "test"):
+        if reason := results.reason("engine", key):
+            lines.append({"key": key, "label": f"{NOT_RUN}: {reason}"})
             continue
-        label = results.read_result(metrics_folder, "quantize", key).get("label")
-        rows.append({**value, **results.main_reading(value, params), "label": label, **_engine_columns(metrics_folder, key)})
-    return _frame(rows, COST_COLUMNS)
+        readings = {row.reading + " + bias" * row.count_bias: row for row in results.cost(key).readings}
+        names |= dict.fromkeys(readings)
+        for metric in COSTS:
+            values = {name: getattr(reading, metric) for name, reading in readings.items()}
+            lines.append({"key": key, "metric": metric, "unit": UNITS[metric], **values})
+    return _frame(lines, ["key", "metric", "unit", *names, "label"])
 
 
-def _engine_columns(metrics_folder, key: str) -> dict:
-    """What the integer engine's replay says: its top1 on the test set, images of another class, integers that nothing explains."""
-    value = results.engine(metrics_folder, key)
-    columns = {f"engine_{name}": value[name] for name in ("images", "disagreeing", "disagreeing_float64", "unexplained")}
-    return {"engine_top1": value["top1_engine"], "smallest_multiplier_bits": value["smallest_width"], **columns}
+def per_layer_cost(results: Results) -> pd.DataFrame:
+    """The layers of every row whose cost was counted, under the main reading."""
+    frames = [results.layers(key).convert_dtypes().assign(key=key) for key in results.running("engine")]
+    return _frame([line for frame in frames for line in frame.to_dict("records")], LAYER_COLUMNS)
 
 
-def cost_readings(params: dict, metrics_folder) -> pd.DataFrame:
-    """All readings side by side: a row per experiment and metric (with its unit), a column per reading."""
-    rows, names = [], []
-    for key in results.declared(params, "engine"):
-        value = results.read_result(metrics_folder, "engine", key)
-        if value["status"] == results.NOT_RUN:
-            rows.append({"key": key, "label": f"{results.NOT_RUN}: {value['reason']}"})
+def datasets(results: Results) -> pd.DataFrame:
+    """Where the images of each data set of the profile come from, and how many there are."""
+    lines = []
+    for name in results.plan.datasets:
+        if reason := results.reason("prepare", name):
+            lines.append({"key": name, "label": f"{NOT_RUN}: {reason}"})
             continue
-        by_name = {row["reading"] + (" + bias" if row["count_bias"] else ""): row for row in value["readings"]}
-        names += [name for name in by_name if name not in names]
-        for metric in results.COSTS:
-            rows.append({"key": key, "metric": metric, "unit": UNITS[metric], **{name: row[metric] for name, row in by_name.items()}})
-    return _frame(rows, ["key", "metric", "unit", *names, "label"], _INTEGERS | set(names))
+        manifest = results.manifest(name)
+        counts = {split: manifest.counts[split]["total"] for split in ("train", "val", "test")}
+        lines.append({"key": name, **manifest.model_dump(), **counts})
+    return _frame(lines, DATASET_COLUMNS)
 
 
-def per_layer_cost(params: dict, metrics_folder) -> pd.DataFrame:
-    """The layers of every experiment that was run, under the main reading."""
-    keys = [key for key in results.declared(params, "engine") if results.was_run(metrics_folder, "engine", key)]
-    frames = [results.layers(metrics_folder, key).assign(key=key) for key in keys]
-    columns = ["key", "layer", "kind", *results.COSTS, "nonzeros", "weights"]
-    return _frame([row for frame in frames for row in frame.to_dict("records")], columns)
+def provenance(results: Results) -> pd.DataFrame:
+    """A line for each seed of every start and row that was run: its top1, its commit, its machine, the digests of what it came from."""
+    keys = [*results.running("pretrain"), *results.running("quantize")]
+    seeds = [(key, seed) for key in keys for seed in results.training(key).seeds]
+    return _frame([{"key": key, **seed.model_dump(), **seed.identity} for key, seed in seeds], PROVENANCE_COLUMNS)
 
 
-def datasets(params: dict, metrics_folder) -> pd.DataFrame:
-    """Where the images of each declared data set come from, and how many there are."""
-    rows = []
-    for name in results.declared(params, "prepare"):
-        value = results.read_result(metrics_folder, "prepare", name)
-        if value.get("status") == results.NOT_RUN:
-            rows.append({"key": name, "label": f"{results.NOT_RUN}: {value['reason']}"})
-        else:
-            counts = {split: value["counts"][split]["total"] for split in ("train", "val", "test")}
-            rows.append({"key": name, **{column: value.get(column) for column in DATASET_COLUMNS[1:]}, **counts})
-    return _frame(rows, DATASET_COLUMNS)
+def _judged_on(results: Results, images: str) -> list[str]:
+    return [key for key, planned in results.plan.rows.items() if planned.settings.judged == images]
 
 
-def published(literature) -> pd.DataFrame:
-    """Numbers of others, as text; DbqError for a row whose label is not PAPER or SIBLING or that names no source."""
-    rows = read_csv(literature)
-    if not rows:
-        raise DbqError(f"{literature}: no rows", "restore the file from git")
-    for number, row in enumerate(rows, 2):
-        if row.get("label") not in ("PAPER", "SIBLING") or not row.get("source"):
-            raise DbqError(
-                f"{literature}: line {number} lacks its source, or its label is not PAPER or SIBLING", "name where the number was read"
-            )
-    return pd.DataFrame(rows, dtype=str)
+def _line(results: Results, stage: str, key: str, of: str = "") -> tuple[dict, Training | None]:
+    """What the settings say of a start or a row, and the training's result; n = 0 and the reason where the stage `of` was not run."""
+    settings = results.declared(stage)[key].settings
+    line = {"key": key, "network": settings.network, "dataset": settings.dataset, "method": "float", "n": 0}
+    if isinstance(settings, Row):
+        line |= {name: getattr(settings, name) for name in ROW_COLUMNS}
+    if reason := results.reason(of or stage, key):
+        return line | {"label": f"{NOT_RUN}: {reason}"}, None
+    return line, results.training(key)
+
+
+def _moments(value: Training, name: str) -> dict:
+    """n, mean and sample standard deviation over the seeds."""
+    numbers = value.values(name)
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return {"n": len(numbers), f"{name}_mean": _mean(value, name), f"{name}_std": deviation}
+
+
+def _mean(value: Training, name: str) -> float | None:
+    numbers = value.values(name)
+    return statistics.fmean(numbers) if numbers else None
+
+
+def _frame(lines: list[dict], columns: list[str]) -> pd.DataFrame:
+    """Whole numbers stay whole in a column where a value is missing."""
+    frame = pd.DataFrame([{column: line.get(column) for column in columns} for line in lines], columns=columns, dtype=object)
+    for column in columns:
+        kinds = {type(value) for value in frame[column] if not pd.isna(value)}
+        if kinds and kinds <= {int, float}:
+            frame[column] = frame[column].astype("Int64" if kinds == {int} else float)
+    return frame
 
 
 def write_table(frame: pd.DataFrame, path_without_suffix) -> None:
-    """The same rows as NAME.csv (4 decimals) and NAME.md (2 decimals)."""
+    """The same lines as NAME.csv (4 decimals) and NAME.md (2 decimals)."""
     path = Path(path_without_suffix)
     write_text(path.with_name(path.name + ".csv"), to_csv(frame))
     write_text(path.with_name(path.name + ".md"), to_markdown(frame))
@@ -210,14 +221,3 @@ def _cell(value) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _frame(rows: list[dict], columns: list[str], integers=frozenset(_INTEGERS)) -> pd.DataFrame:
-    """Columns of whole numbers stay whole where a value is missing; a column that is empty altogether keeps its type."""
-    frame = pd.DataFrame([{column: row.get(column) for column in columns} for row in rows], columns=columns, dtype=object)
-    for column in columns:
-        if column in integers:
-            frame[column] = frame[column].astype("Int64")
-        elif column in ("top1_mean", "top1_std", "zero_rate", "val_top1_mean", "delta_to_float", "engine_top1"):
-            frame[column] = frame[column].astype(float)
-    return frame

@@ -15,24 +15,24 @@ def training_curves(history: pd.DataFrame, title: str = "", smoke: bool = False)
     history: seed, epoch, train_loss, train_top1 and val_top1 [%], soft_hard_gap [fraction of the largest level] (NaN or None: no gap).
     """
     if history.empty:
-        return message("No epochs were trained here: the weights are external.", title, smoke)
+        return message("No epochs are recorded: the weights are external.", title, smoke)
     history = history.apply(pd.to_numeric)
-    has_gap = history.soft_hard_gap.notna().any()
-    panels = [("training loss", {"train_loss": (INK, "-", "train")})]
-    panels.append(("top1 [%]", {"train_top1": (ORANGE, "--", "train"), "val_top1": (BLUE, "-", "validation")}))
-    if has_gap:
-        panels.append(("soft-hard gap", {"soft_hard_gap": (GREEN, "-", "gap")}))
+    panels = {
+        "training loss": [("train_loss", INK, "-", "train")],
+        "top1 [%]": [("train_top1", ORANGE, "--", "train"), ("val_top1", BLUE, "-", "validation")],
+    }
     seeds = list(dict.fromkeys(history.seed))
-    note = f"n = {len(seeds)} seed{'s' if len(seeds) > 1 else ''}" + ("; gap: mean |soft - hard weight| / largest level" if has_gap else "")
+    note = f"n = {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    if history.soft_hard_gap.notna().any():
+        panels["soft-hard gap"] = [("soft_hard_gap", GREEN, "-", "gap")]
+        note += "; gap: mean |soft - hard weight| / largest level"
     figure = Drawing(3.1 * len(panels), 2.7 + 0.2 * bool(title) + 0.2 * smoke, title, smoke, note)
-    for axes, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for column, (colour, style, label) in lines.items():
-            for seed in seeds:
-                run = history[history.seed == seed]
-                few = len(run) <= 12
+    for axes, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for column, colour, style, label in lines:
+            for seed, run in history.groupby("seed", sort=False):
                 axes.plot(
                     run.epoch, run[column], style, color=colour, linewidth=1.4, alpha=1 if len(seeds) == 1 else 0.7,
-                    marker="o" if few else None, markersize=3, label=label if seed == seeds[0] else None,
+                    marker="o" if len(run) <= 12 else None, markersize=3, label=label if seed == seeds[0] else None,
                 )  # fmt: skip
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("epoch")
@@ -40,7 +40,7 @@ def training_curves(history: pd.DataFrame, title: str = "", smoke: bool = False)
         axes.margins(y=0.12)
         if len(lines) > 1:
             axes.legend(loc="best", handlelength=1.8)
-        if name != "top1 [%]":
+        else:
             axes.set_ylim(bottom=0)
     return figure
 

@@ -1,0 +1,147 @@
+"""Pages: what is copied and linked, what stops a publication, and that a page shows what it is given and runs none of it."""
+
+import csv
+import html.parser
+import json
+
+import nbformat
+import pandas as pd
+import pytest
+import report_tree
+from report_tree import DBQ, NOT_RUN, REASON
+
+from dbq.errors import DbqError
+from dbq.report import index, pages
+from dbq.report.results import Results
+from dbq.report.tables import LITERATURE, write_tables
+
+EVIL = """<script>alert("1")</script> "x' onload='2' <img src=//x onerror=3> [a](javascript:4) [b](javascript:alert(5))"""
+
+
+class Page(html.parser.HTMLParser):
+    """The tags, the addresses and the text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.attributes, self.text = set(), [], set(), ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attributes}
+        self.links += [value for name, value in attributes if name in ("href", "src")]
+
+    def handle_data(self, data):
+        self.text += data
+
+    def runs_nothing(self):
+        events = [name for name in self.attributes if name.startswith("on")]
+        return "script" not in self.tags and not events and not any(link.strip().lower().startswith("javascript") for link in self.links)
+
+
+@pytest.fixture
+def published(tmp_path, request):
+    """(plan, runs, results) with a report of every entry; to publish again: index.publish(*published)."""
+    plan, runs, out = report_tree.plan(), tmp_path / "runs", tmp_path / "results"
+    report_tree.runs(runs, plan)
+    for path in runs.glob("quantize/*/metrics.json"):
+        value = json.loads(path.read_text())
+        path.write_text(json.dumps({**value, "label": EVIL, "data_source": EVIL}))
+    manifest = runs / "prepare" / "vww" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "source": EVIL}))
+    (runs / "quantize" / DBQ / "model.pt").write_text("weights")
+    results = Results(plan, runs)
+    for name in [f"{stage}-{key}" for stage in index.STAGES for key in results.running(stage)] + list(index.SINGLE):
+        for ending in ("html", "ipynb"):
+            (runs / "reports" / name).mkdir(parents=True, exist_ok=True)
+            (runs / "reports" / name / f"report.{ending}").write_text(name)
+    write_tables(plan, runs, out / "tables", request.config.rootpath / LITERATURE)
+    (out / "figures").mkdir()
+    for name in ("accuracy", f"training_curves-{DBQ}", "training_curves-2t-temp-6"):
+        (out / "figures" / f"{name}.svg").write_text("<svg/>")
+    index.publish(plan, runs, out)
+    return plan, runs, out
+
+
+def index_of(out):
+    return Page((out / "reports" / "index.html").read_text())
+
+
+def test_every_link_of_the_index_leads_to_a_file(published):
+    out = published[2]
+    links = index_of(out).links
+    assert {f"quantize-{DBQ}.html", f"engine-{DBQ}.html", "tables.html", f"../figures/training_curves-{DBQ}.svg"} <= set(links)
+    assert all((out / "reports" / link).is_file() for link in links)
+    assert links.count("../figures/training_curves-2t-temp-6.svg") == 1  # of 2t-temp-6, not of 2t
+    assert (out / "reports" / f"engine-{DBQ}.ipynb").read_text() == f"engine-{DBQ}"
+
+
+def test_the_index_shows_numbers_smoke_and_what_was_not_run(published):
+    text = index_of(published[2]).text
+    with open(published[2] / "tables" / "cost.csv", newline="") as file:
+        (row,) = [row for row in csv.DictReader(file) if row["key"] == DBQ]
+    assert f"{int(row['c_s']):,}" in text and "90.00" in text
+    assert "SMOKE: all images" in text and f"not run: {REASON}" in text
+    assert not list((published[2] / "reports").glob(f"*{NOT_RUN}*"))
+
+
+def test_the_index_runs_nothing_of_what_it_shows(published):
+    page = index_of(published[2])
+    assert page.text.count(EVIL) == 6 and page.runs_nothing()  # 5 labels of rows, 1 source of a data set
+    again = pages.index_page(
+        title=EVIL, smoke=False, reports={f"quantize-{EVIL}"}, singles=[("a", EVIL, EVIL)], datasets=[], comparisons=[EVIL],
+        networks={EVIL: [{"key": EVIL, "label": "x"}]}, ablations=[], figures={EVIL: [EVIL]},
+    )  # fmt: skip
+    page = Page(again)
+    assert page.runs_nothing() and "SMOKE" not in page.text
+
+
+def test_result_files_are_copied_and_those_of_removed_keys_go(published):
+    plan, runs, out = published
+    folder = out / "metrics" / "quantize" / DBQ
+    assert {path.name for path in folder.iterdir()} == {"metrics.json", "history.csv", "weights.json", "annealing.json"}
+    assert all(path.read_bytes() == (runs / "quantize" / DBQ / path.name).read_bytes() for path in folder.iterdir())
+    assert (out / "metrics" / "overhead" / "overhead.csv").is_file()
+    rows = {key: row for key, row in report_tree.PARAMS["rows"].items() if key != DBQ}
+    index.publish(report_tree.plan(rows=rows), runs, out)
+    assert not list(out.glob(f"metrics/*/{DBQ}")) and not list(out.glob(f"reports/*{DBQ}*"))
+    index.publish(report_tree.plan("none"), runs, out)
+    assert (out / "metrics" / "engine" / "mobilenet_v1-vww-dbq-1t" / "cost.json").is_file()  # declared, and run elsewhere
+    (runs / "overhead" / "metrics.json").write_text('{"status": "not run", "reason": "no time"}')
+    index.publish(plan, runs, out)
+    assert "What training costs: not run (no time)" in index_of(out).text
+
+
+def test_large_and_missing_files_are_named(published):
+    path = published[1] / "reports" / f"quantize-{DBQ}" / "report.html"
+    path.write_bytes(b" " * (index.LIMIT + 1))
+    with pytest.raises(DbqError, match=r"report\.html: 5,000,001 bytes"):
+        index.publish(*published)
+    path.unlink()
+    with pytest.raises(DbqError, match=f"dvc repro quantize@{DBQ}"):
+        index.publish(*published)
+
+
+def test_the_page_of_a_notebook_shows_its_outputs_and_runs_nothing(tmp_path):
+    frame = pd.DataFrame({"source": [EVIL], "top1": [91.5]})
+    data = [
+        {"text/html": frame._repr_html_(), "text/plain": "table"},
+        {"text/markdown": f"**Top1 91.5 %** {EVIL}", "text/plain": "text"},
+        {"text/html": EVIL},
+        {"image/png": "iVBORw0KGgo=", "text/plain": "figure"},
+        {"application/javascript": "alert(1)", "text/plain": "hidden"},
+    ]
+    outputs = [nbformat.v4.new_output("display_data", data=entry) for entry in data]
+    outputs.append(nbformat.v4.new_output("stream", text=EVIL))
+    parameters = nbformat.v4.new_code_cell("key = 1", metadata={"tags": ["injected-parameters"]})
+    cells = [nbformat.v4.new_markdown_cell("# Title\n\n| a | b |\n|---|---|\n| 1 | 2 |"), parameters]
+    cells.append(nbformat.v4.new_code_cell("print('shown')", outputs=outputs))
+    path = tmp_path / "report.html"
+    pages.write_notebook_page(nbformat.v4.new_notebook(cells=cells), path, EVIL, {"key": EVIL})
+    text = path.read_text()
+    page = Page(text)
+    assert page.runs_nothing() and "alert(1)" not in text
+    assert {"h1", "table", "details", "img", "strong", "th"} <= page.tags and "style scoped" not in text
+    assert all(word in page.text for word in ("91.5", "Title", "shown", '<script>alert("1")</script>', "Parameters of this run"))
+    assert "key = 1" not in page.text and "data:image/png;base64,iVBORw0KGgo=" in text
+    assert not any(link.startswith(("http", "//")) for link in page.links)
