@@ -91,6 +91,7 @@ def test_what_is_not_run_says_why():
         (("rows", "x;touch P;"), {"start": "net"}, "can't name a stage"),
         (("rows", "/absolute/path"), {"start": "net"}, "can't name a stage"),
         (("rows", "a" * 81), {"start": "net"}, "can't name a stage"),
+        (("rows", "other"), {"start": "net", "quantizer": "twn"}, "a start has this key"),
         (("rows", 123), {"start": "net"}, "can't name a stage"),
         (("rows", "nameless"), {"start": "net"}, "ends with no preset's name"),
         (("rows", "tried-base", "extends"), "tried-soft", "extends itself"),

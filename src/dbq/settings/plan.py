@@ -161,7 +161,9 @@ class _Resolver:
         """The keys of a section that may name files and stages; the others are faults."""
         good = []
         for key in self.params[section]:
-            if isinstance(key, str) and KEY.fullmatch(key):
+            if section == "rows" and key in self.params["starts"]:
+                self.errors.append(DbqError(f"rows.{key}: a start has this key, too", "call one of them otherwise"))
+            elif isinstance(key, str) and KEY.fullmatch(key):
                 good.append(key)
             else:
                 self.errors.append(DbqError(f"{section}: the key {str(key)[:100]!r} can't name a stage", KEY_RULE))
