@@ -16,7 +16,7 @@ TRACEBACK_LINES = 20  # the whole of it stands in the kept notebook
 
 
 def run(job: Job) -> None:
-    """Raises DbqError for a notebook that doesn't fit its parameters, and for one that leaves a result out; SystemExit(1) if a cell raised."""
+    """Raises DbqError for a notebook that doesn't fit its parameters or leaves a result out, and SystemExit(1) where a cell raised."""
     source = Path("notebooks", f"{job.stage}.ipynb")
     passed = {"settings_file": str(job.settings_file), **{name: str(folder) for name, folder in job.folders.items()}}
     parameters.check(source, passed)

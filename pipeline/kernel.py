@@ -51,8 +51,8 @@ class RunningInterpreter(AsyncKernelManager):
 def isolated_environment() -> Iterator[None]:
     """Environment variables that are the same for every user: no profile, no start-up script, one hash seed, one thread.
 
-    One thread, because a stage runs beside others: two processes of two threads on two cores slow each other down many times over. A training
-    sets the number of its threads itself, as its settings say.
+    One thread, because a stage runs beside others: two processes of two threads on two cores slow each other down many times over. A
+    training sets the number of its threads itself, as its settings say.
     """
     _remove_abandoned()
     before, folder = dict(os.environ), tempfile.mkdtemp(prefix=FOLDER)
@@ -70,7 +70,7 @@ def isolated_environment() -> Iterator[None]:
 
 
 def _locked(folder) -> int | None:
-    """A descriptor that holds the folder's lock, or None where a living process holds it. The system frees the lock when the process ends."""
+    """A descriptor that holds the folder's lock, or None where a living process holds it. Its end frees the lock."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,8 +3,8 @@
     PYTHONPATH=src python pipeline/reproduce.py             # one stage a core
     PYTHONPATH=src python pipeline/reproduce.py --jobs 1
 
-First params.yaml is resolved and checked. Then JOBS processes of DVC reproduce what is out of date, each stage as soon as what it depends on is
-done. DVC lets another process work while a stage's command runs ("Parallel stage execution" in
+First params.yaml is resolved and checked. Then JOBS processes of DVC reproduce what is out of date, each stage as soon as what it depends
+on is done. DVC lets another process work while a stage's command runs ("Parallel stage execution" in
 https://dvc.org/doc/command-reference/repro). A stage that fails stops only what depends on it. Each line says whose it is.
 """
 
@@ -100,7 +100,7 @@ def _reproduce(profile: str, jobs: int) -> None:
 
 
 def outdated() -> dict[str, set[str]]:
-    """Stages that are out of date, or depend on one that is, in an order in which they can run: stage -> those of them that it depends on."""
+    """Stages that are out of date or depend on one that is, in an order in which they can run: stage -> those that it waits for."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from networkx import topological_sort

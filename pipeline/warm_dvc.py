@@ -1,7 +1,7 @@
 """A DVC that stays: it reads stages, one line of names at a time, reproduces them, and prints END with the exit status. For reproduce.py.
 
-DVC's start costs 1 s. And its writer of dvc.lock parses and formats the whole file in Python for each finished stage, which was 90 % of the time
-of 140 short stages; the one below gives the same bytes by libyaml.
+DVC's start costs 1 s. And its writer of dvc.lock parses and formats the whole file in Python for each finished stage: 90 % of the time of
+140 short stages. The one below writes the same bytes by libyaml.
 """
 
 import contextlib
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import dvc.dvcfile
 from dvc.cli import main
-from lifeline import end_with_parent
 from ruamel.yaml import YAML
+
+from lifeline import end_with_parent
 
 END = "\0end"
 
