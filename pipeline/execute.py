@@ -26,8 +26,6 @@ def run(job: Job) -> None:
     job.failed.unlink(missing_ok=True)
     page = job.failed.with_suffix(".html")
     page.unlink(missing_ok=True)
-    # the page's libraries load while the kernel starts
-    threading.Thread(target=lambda: __import__("dbq.report.pages"), daemon=True).start()
     error = _execute(source, job.failed, passed)
 
     import nbformat
@@ -66,6 +64,8 @@ def _execute(source: Path, target: Path, passed: dict):
 
     from kernel import RunningInterpreter, isolated_environment
 
+    # the page's libraries load while the kernel starts
+    threading.Thread(target=lambda: __import__("dbq.report.pages"), daemon=True).start()
     # a batch system that ends the job mustn't leave the kernel and its folder behind
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))

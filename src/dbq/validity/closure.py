@@ -35,7 +35,7 @@ def closure(roots: Iterable[str], source: Path = SOURCE) -> list[str]:
         found.add(name)
         parent = name.rpartition(".")[0]
         waiting += [parent] if parent else []
-        waiting += imports(_tree(str(_file(name, source))), source)
+        waiting += _imports(str(_file(name, source)), source)
     return sorted(found)
 
 
@@ -110,6 +110,11 @@ def _file(name: str, source: Path) -> Path | None:
 @functools.cache
 def _tree(path: str) -> ast.Module:
     return parsed(Path(path).read_text(encoding="utf-8"), path)
+
+
+@functools.cache
+def _imports(path: str, source: Path) -> list[str]:
+    return imports(_tree(path), source)
 
 
 @functools.cache
