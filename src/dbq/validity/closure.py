@@ -35,19 +35,26 @@ def closure(roots: Iterable[str], source: Path = SOURCE) -> list[str]:
         found.add(name)
         parent = name.rpartition(".")[0]
         waiting += [parent] if parent else []
-        waiting += imports(_tree(str(_file(name, source))), source)
+        waiting += _imports(str(_file(name, source)), source)
     return sorted(found)
 
 
 def digest(roots: Iterable[str], source: Path = SOURCE, text: str = "") -> str:
     """Hex sha256 of the code of a closure. text: Python source that isn't a module (a notebook's), with what it imports."""
-    tree = parsed(text, "a notebook")
-    names = closure([*roots, *imports(tree, source)], source)
+    imported, own = _text(text, source)
+    names = closure([*roots, *imported], source)
     total = hashlib.sha256()
     for name in names:
         total.update(f"{name} {_module_digest(str(_file(name, source)))};".encode())
-    total.update(hashlib.sha256(ast.dump(tree).encode()).digest() if text else b"")
+    total.update(own)
     return total.hexdigest()
+
+
+@functools.cache
+def _text(text: str, source: Path) -> tuple[list[str], bytes]:
+    """What Python source imports, and the digest of its syntax tree (nothing of no source)."""
+    tree = parsed(text, "a notebook")
+    return imports(tree, source), hashlib.sha256(ast.dump(tree).encode()).digest() if text else b""
 
 
 def imports(tree: ast.Module, source: Path = SOURCE) -> list[str]:
@@ -96,6 +103,7 @@ def _unused(part, node, body: list) -> bool:
     return holds_docstring and text and part is body[0]
 
 
+@functools.cache
 def _file(name: str, source: Path) -> Path | None:
     """The file of a module or package; None where there is none."""
     path = source.joinpath(*name.split(".")[1:])
@@ -110,6 +118,11 @@ def _file(name: str, source: Path) -> Path | None:
 @functools.cache
 def _tree(path: str) -> ast.Module:
     return parsed(Path(path).read_text(encoding="utf-8"), path)
+
+
+@functools.cache
+def _imports(path: str, source: Path) -> list[str]:
+    return imports(_tree(path), source)
 
 
 @functools.cache
