@@ -20,7 +20,6 @@ from dbq.validity import closure
 
 if TYPE_CHECKING:
     from dbq.settings import Row, Start
-    from dbq.settings.entries import CostSettings, EngineSettings
 
 # what of a row or a start decides its result; keys, seeds and what a row is compared with don't
 ROW = ("network", "dataset_settings", "method", "quantizer", "activation_bits", "activations", "policy", "training")
@@ -42,11 +41,6 @@ def of_settings(entry: Row | Start) -> str:
     if entry.weights is not None:
         return digest({"network": entry.network, "dataset_settings": values["dataset_settings"], "weights": entry.weights.sha256})
     return digest({name: values[name] for name in START})
-
-
-def of_engine(row: Row, cost: CostSettings, engine: EngineSettings) -> str:
-    """The digest of what params.yaml decides of a row's costs and replay."""
-    return digest([of_settings(row), cost.model_dump(mode="json"), engine.model_dump(mode="json")])
 
 
 def modules(entry: Row | Start) -> list[str]:
