@@ -98,7 +98,7 @@ def _reproduce(profile: str, jobs: int) -> None:
     for lines in failures.values():
         print("\n" + "\n".join(lines), file=sys.stderr)
     left = f"; not run, because they depend on it: {', '.join(skipped)}" if skipped else ""
-    raise DbqError(f"failed: {', '.join(failures)}{left}", "read the lines above, mend it, run it again: what is done stays done")
+    sys.exit(f"error: failed: {', '.join(failures)}{left} -> read the lines above, mend it, run it again: what is done stays done")
 
 
 def outdated() -> dict[str, set[str]]:
