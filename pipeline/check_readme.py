@@ -68,7 +68,13 @@ class Tree:
         each = re.fullmatch(r"\$\{(\w+)\}", str(self.stages.get(name, {}).get("foreach", "")))
         if name not in self.stages or (key and not each):
             return False
-        return not key or key in self.params[each[1]] or re.search(PLACEHOLDER, key) is not None
+        return not key or key in self.params.get(each[1], {}) or re.search(PLACEHOLDER, key) is not None
+
+    def has_command(self, name: str) -> bool:
+        """Whether `python -m dbq NAME` is a command of this package."""
+        from dbq.command import app
+
+        return name in {command.name or command.callback.__name__ for command in app.registered_commands}
 
 
 def _same_way(path: str, made: str) -> bool:
@@ -91,6 +97,7 @@ def faults(page: Path, tree: Tree) -> list[str]:
     found += [f"no file {path}" for path in re.findall(r"python3? (?:-u )?([\w./-]+\.py)\b", code) if not tree.has_path(path, page)]
     found += [f"no target of make: {name}" for name in re.findall(r"\bmake ([a-z][\w-]*)", code) if name not in tree.targets]
     found += [f"no module {name}" for name in re.findall(r"python3? -m (dbq[\w.]*)", code) if not tree.has_module(name)]
+    found += [f"no command {name}" for name in re.findall(r"python3? -m dbq ([a-z][\w-]*)", code) if not tree.has_command(name)]
     names = re.findall(r"(?<![\w/.-])([a-z]+@[\w${}.-]+)", code) + re.findall(r"dvc repro (?:-\S+ )*([a-z][\w@${}.-]*)", code)
     found += [f"no stage {name}" for name in names if not tree.has_stage(name.rstrip("."))]
     shown = page.relative_to(tree.root)

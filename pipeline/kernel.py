@@ -37,6 +37,7 @@ class RunningInterpreter(AsyncKernelManager):
 
     def __init__(self, **settings):
         super().__init__(**settings)
+        self.connection_file = str(Path(os.environ["IPYTHONDIR"]) / "kernel.json")
         socket = str(Path(os.environ["IPYTHONDIR"]) / "kernel")
         if len(socket) < LONGEST_SOCKET:
             self.transport, self.ip = "ipc", socket

@@ -28,6 +28,8 @@ SETTINGS = "settings"  # the stage that every other one depends on; it always ru
 ALONE = {"overhead"}  # stages that measure time: another one beside them would be measured too
 LAST_LINES = 20  # of a failed stage, shown again at the end
 BATCH = 16  # stages that aren't run in the profile, given to DVC at once
+# the stage's command, which is in dvc.yaml, and DVC's advice about git
+CHATTER = r"> |Updating lock file|Generating lock|Use `dvc push`|To track the changes|To enable auto staging|\tgit add|\tdvc config"
 PRINTING = threading.Lock()
 
 
@@ -96,7 +98,7 @@ def _reproduce(profile: str, jobs: int) -> None:
     for lines in failures.values():
         print("\n" + "\n".join(lines), file=sys.stderr)
     left = f"; not run, because they depend on it: {', '.join(skipped)}" if skipped else ""
-    raise DbqError(f"failed: {', '.join(failures)}{left}", "read the lines above, mend it, run it again: what is done stays done")
+    sys.exit(f"error: failed: {', '.join(failures)}{left} -> read the lines above, mend it, run it again: what is done stays done")
 
 
 def outdated() -> dict[str, set[str]]:
@@ -195,8 +197,8 @@ class Worker:
                 break
             if begins := re.match(r"(?:Running s|S)tage '([^']+)'", line):
                 stage, lines = begins[1], []
-            if line.startswith("> ") or not line.strip() or re.match(r"Updating lock file|Use `dvc push`|Generating lock", line):
-                continue  # the stage's command, which is in dvc.yaml, and what DVC says to its own users
+            if not line.strip() or re.match(CHATTER, line):
+                continue
             lines.append(line.rstrip() if quiet else f"{stage}: {line.rstrip()}")
             if not quiet:
                 with PRINTING:

@@ -1,8 +1,6 @@
 """What the pages name exists, and the committed notebooks are sources."""
 
 import json
-import shlex
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,8 @@ import yaml
 
 import check_lock
 import check_readme
-import notebook_parameters
+import parameters
+import stage
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -19,7 +18,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 @pytest.fixture
 def tree(tmp_path):
     """A repository of one stage per kind, with what a page may name."""
-    for name in ("src/dbq/report/__main__.py", "src/dbq/config.py", "notebooks/quantize.ipynb", "docs/page.md"):
+    for name in ("src/dbq/__main__.py", "src/dbq/report/__main__.py", "src/dbq/config.py", "notebooks/quantize.ipynb", "docs/page.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "params.yaml").write_text("experiments: {small-1t: {}}\n")
@@ -41,7 +40,7 @@ GOOD = """
 ```
 dvc repro --single-item quantize@small-1t   # make it so in prose: make reproduce
 dvc repro quantize@EXPERIMENT tables
-python -m dbq.settings.resolve
+python -m dbq train small-1t
 ```
 """
 BAD = {
@@ -51,7 +50,7 @@ BAD = {
     "`results/smoke/none/`": "no path results/smoke/none/",
     "`make it`": "no target of make: it",
     "`python -m dbq.none`": "no module dbq.none",
-    "`python -m dbq`": "no module dbq",
+    "`python -m dbq fly --high`": "no command fly",
     "`python pipeline/none.py --all`": "no file pipeline/none.py",
     "`dvc repro quantize@none`": "no stage quantize@none",
     "```\ndvc repro -s figures\n```": "no stage figures",
@@ -72,15 +71,9 @@ def test_what_is_missing_is_named(tree, text, fault):
     assert check_readme.faults(page, check_readme.Tree(tree)) == [f"README.md: {fault}"]
 
 
-def test_pages_of_this_repository():
-    tree = check_readme.Tree(ROOT)
-    pages = [file for file in tree.files() if file.suffix == ".md"]
-    assert ROOT / "pipeline" / "README.md" in pages
-    assert [fault for page in pages for fault in check_readme.faults(page, tree)] == []
-
-
 def test_stages_of_a_dry_run():
     output = "Stage 'prepare@vww' didn't change, skipping\nRunning stage 'engine@a-1t':\n> python x\n\nRunning stage 'tables':\n"
+    output += "Running stage 'settings':\n> python y\n"
     output += "ERROR: failed to reproduce 'report': [Errno 2] No such file or directory: '/x/runs/smoke/html'"
     assert check_lock.stages_to_run(output) == ["engine@a-1t", "tables", "report"]
 
@@ -94,20 +87,7 @@ def test_notebooks_are_committed_without_outputs(path):
     assert not any("injected-parameters" in cell["metadata"].get("tags", []) for cell in code)
 
 
-def commands():
-    """Stage name -> words of its command, for the stages that run a notebook."""
-    for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
-        words = shlex.split(stage.get("do", stage)["cmd"])
-        if "pipeline/run_notebook.py" in words:
-            yield name, words[words.index("pipeline/run_notebook.py") + 1 :]
-
-
-@pytest.mark.parametrize(("name", "words"), list(commands()))
-def test_stages_pass_what_their_notebooks_declare(name, words):
-    pairs = dict.fromkeys(("profile", "params"))
-    for option, value in pairwise(words):
-        if option in ("--set", "--result"):
-            pairs[value.partition("=")[0]] = None
-        elif option == "--key":
-            pairs["key"] = None
-    notebook_parameters.check(ROOT / words[0], pairs)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_declare_and_read_what_the_runner_passes(path):
+    job = stage.Job(path.stem, "a" if path.stem in stage.WITH_KEY else None, "smoke", {})
+    parameters.check(path, ["settings_file", *job.folders])
