@@ -42,7 +42,7 @@ def stages(plan: Plan) -> list[Stage]:
     found += [_pretrain(plan, planned, common) for planned in plan.starts.values()]
     for planned in plan.rows.values():
         found += [_quantize(plan, planned, common), _engine(plan, planned, common)]
-    found.append(Stage("overhead", **common, overhead=plan.overhead, plan=plan, code=_code("overhead")))
+    found.append(Stage("overhead", **common, overhead=plan.overhead, code=_code("overhead")))
     found.append(Stage("hardware", **common, hardware=plan.hardware, code=_code("hardware")))
     found.append(Stage("tables", **common, plan=plan, cost=plan.cost, inputs={"runs": _runs(plan)}, code=_code("tables")))
     code = {"stage": closure.digest(["dbq.report.index"])}

@@ -10,6 +10,13 @@ Scales = Literal["layer", "channel"]  # one scale a layer (and branch), or one a
 Positive = Annotated[float, Field(ge=1e-6, le=1e9)]
 
 
+class FixedPoint(Settings):
+    """Weights of `bits` bits and no planes, unless they are ternary."""
+
+    weight_bits = property(lambda self: self.bits)
+    branches = property(lambda self: 0)
+
+
 class TemperatureSettings(Settings):
     """In units of 1 / (largest level): the same number means the same softness in every layer."""
 
@@ -31,33 +38,18 @@ class DbqSettings(Settings):
     def _constant(cls, value):
         return {"start": float(value), "end": float(value)} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
-    @property
-    def weight_bits(self) -> int:
-        return 2 * self.branches  # a ternary plane is stored in 2 bits a weight
+    weight_bits = property(lambda self: 2 * self.branches)  # a ternary plane is stored in 2 bits a weight
 
 
-class UniformSettings(Settings):
+class UniformSettings(FixedPoint):
     bits: Annotated[int, Field(ge=2, le=8)]
-
-    @property
-    def weight_bits(self) -> int:
-        return self.bits
-
-    @property
-    def branches(self) -> int:
-        return 0
 
 
 class TwnSettings(Settings):
     scales: Scales
 
-    @property
-    def weight_bits(self) -> int:
-        return 2
-
-    @property
-    def branches(self) -> int:
-        return 1
+    weight_bits = property(lambda self: 2)
+    branches = property(lambda self: 1)
 
 
 class TtqSettings(Settings):
@@ -65,35 +57,22 @@ class TtqSettings(Settings):
     initial: Literal["one", "mean"]  # of the learnt scales: 1.0, or the mean magnitude on their side of 0
     gradient_scale: Literal["lsq", "none"]
 
-    @property
-    def weight_bits(self) -> int:
-        return 2
-
-    @property
-    def branches(self) -> int:
-        return 2  # the positive and the negative weights are summed on their own
+    weight_bits = property(lambda self: 2)
+    branches = property(lambda self: 2)  # the positive and the negative weights are summed on their own
 
 
-class LsqSettings(Settings):
+class LsqSettings(FixedPoint):
     bits: Annotated[int, Field(ge=2, le=8)]
     levels: Literal["symmetric", "full"]  # full: one more level below 0, as published
 
-    @property
-    def weight_bits(self) -> int:
-        return self.bits
-
-    @property
-    def branches(self) -> int:
-        return 1 if self.bits == 2 and self.levels == "symmetric" else 0
+    branches = property(lambda self: int(self.bits == 2 and self.levels == "symmetric"))
 
 
 class LqNetsSettings(Settings):
     branches: Annotated[int, Field(ge=1, le=4)]  # binary ones
     scales: Scales
 
-    @property
-    def weight_bits(self) -> int:
-        return self.branches
+    weight_bits = property(lambda self: self.branches)
 
 
 class QuantizationNetworksSettings(Settings):
@@ -108,25 +87,14 @@ class QuantizationNetworksSettings(Settings):
             raise ValueError("give two or more ascending integers from -127 to 127")
         return levels
 
-    @property
-    def weight_bits(self) -> int:
-        return max(2, max(abs(level) for level in self.levels).bit_length() + 1)
-
-    @property
-    def branches(self) -> int:
-        return 1 if self.levels == [-1, 0, 1] else 0
+    weight_bits = property(lambda self: max(2, max(abs(level) for level in self.levels).bit_length() + 1))
+    branches = property(lambda self: int(self.levels == [-1, 0, 1]))
 
 
-class SawbSettings(Settings):
+class SawbSettings(FixedPoint):
     bits: Literal[2, 3, 4, 8]
 
-    @property
-    def weight_bits(self) -> int:
-        return self.bits
-
-    @property
-    def branches(self) -> int:
-        return 1 if self.bits == 2 else 0
+    branches = property(lambda self: int(self.bits == 2))
 
 
 METHODS: dict[str, type[Settings]] = {
