@@ -1,7 +1,7 @@
 """Check that committed results are true to the tree. Needs no data: `PYTHONPATH=src python pipeline/check_results.py`
 
-Of every profile that has results: each seed's settings are those of params.yaml, its code is today's or proven equivalent, its commit is in the
-history, and every number of the tables accuracy, ablations and cost stands in a committed result file.
+Of every profile that has results: each seed's settings are those of params.yaml, its code is today's or proven equivalent, its commit is
+in the history, and every number of the tables accuracy, ablations and cost stands in a committed result file.
 """
 
 import os
@@ -44,7 +44,11 @@ def faults(root: Path, plan: Plan) -> list[str]:
     for table, columns in SEEDED.items():
         for row in _rows(folder / "tables" / f"{table}.csv"):
             if row["n"] != "0":
-                found += _differing(f"{table}.csv: {row['key']}", row, {name: of(known[row["key"]]) for name, of in columns.items()} if row["key"] in known else None)
+                found += _differing(
+                    f"{table}.csv: {row['key']}",
+                    row,
+                    {name: of(known[row["key"]]) for name, of in columns.items()} if row["key"] in known else None,
+                )
     for row in _rows(folder / "tables" / "cost.csv"):
         path = folder / "metrics" / "engine" / row["key"] / "cost.json"
         if row["c_c"]:
@@ -71,7 +75,11 @@ def _rows(path: Path) -> list[dict]:
 def _differing(where: str, row: dict, expected: dict | None) -> list[str]:
     if expected is None:
         return [f"{where}: no committed result has its numbers"]
-    return [f"{where}: {name} is {row[name]}, its result says {value}" for name, value in expected.items() if abs(float(row[name]) - value) > 1e-4]
+    return [
+        f"{where}: {name} is {row[name]}, its result says {value}"
+        for name, value in expected.items()
+        if abs(float(row[name]) - value) > 1e-4
+    ]
 
 
 def main() -> None:

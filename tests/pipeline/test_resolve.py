@@ -3,8 +3,8 @@
 import copy
 
 import pytest
-import resolve
 
+import resolve
 from dbq import settings
 from dbq.validity import equivalence
 
@@ -34,10 +34,18 @@ BEFORE = files(PARAMS)
         (("rows", "net-twn", "schedule"), {"learning_rate": 0.5}, {"quantize@net-twn", "engine@net-twn"}),
         (("rows", "net-dbq-2t", "quantizer"), {"temperature": 5.0}, {"quantize@net-dbq-2t", "engine@net-dbq-2t"}),
         (("quantizers", "twn", "scales"), "layer", {"quantize@net-twn", "engine@net-twn", "quantize@person-twn", "engine@person-twn"}),
-        (("profiles", "tiny", "rows"), {**PARAMS["profiles"]["tiny"]["rows"], "net-dbq-2t": 3}, {"quantize@net-dbq-2t", "engine@net-dbq-2t"}),
+        (
+            ("profiles", "tiny", "rows"),
+            {**PARAMS["profiles"]["tiny"]["rows"], "net-dbq-2t": 3},
+            {"quantize@net-dbq-2t", "engine@net-dbq-2t"},
+        ),
         (("cost", "scale_bits"), 9, {f"engine@{key}" for key in PARAMS["rows"]}),
         (("starts", "other", "seed"), 6, {"pretrain@other"}),
-        (("profiles", "tiny", "datasets", "vww", "split_seed"), 9, {"prepare@vww", "pretrain@person", "quantize@person-twn", "engine@person-twn"}),
+        (
+            ("profiles", "tiny", "datasets", "vww", "split_seed"),
+            9,
+            {"prepare@vww", "pretrain@person", "quantize@person-twn", "engine@person-twn"},
+        ),
         (("overhead", "steps"), 7, {"overhead"}),
     ],
 )

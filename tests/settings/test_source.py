@@ -49,7 +49,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_dvc_changes_the_key_that_it_sets_and_nothing_else(tmp_path):
-    """`dvc exp run -S` rewrites the file with ruamel.yaml, which wraps wide flow mappings. The form of the project's file is looked at, no value."""
+    """`dvc exp run -S` rewrites the file with ruamel.yaml, which wraps wide flow mappings."""
     text = Path("params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text)
     with modify_yaml(tmp_path / "params.yaml") as tree:

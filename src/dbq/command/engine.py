@@ -26,7 +26,9 @@ def cost(
     classes = 1000 if form == "224x224" else 10
     counted = dense.count(network, form, classes, weight_bits, branches, activation_bits, reading, count_bias, scale_bits)
     for layer in counted.layers:
-        typer.echo(f"{layer['layer']:40s} {layer['kind']:10s} C_C {layer['c_c']:15,d} FA  C_R {layer['c_r']:13,d} bit  C_M {layer['c_m']:12,d} bit")
+        typer.echo(
+            f"{layer['layer']:40s} {layer['kind']:10s} C_C {layer['c_c']:15,d} FA  C_R {layer['c_r']:13,d} bit  C_M {layer['c_m']:12,d} bit"
+        )
     totals = counted.totals
     typer.echo(f"{counted.macs:,} multiply-adds; C_C {totals['c_c']:,} FA, C_R {totals['c_r']:,} bit, C_M {totals['c_m']:,} bit")
 
@@ -65,12 +67,17 @@ def synthesise(
     from dbq.training import runs
 
     plan = plan_of(params, profile)
-    run, entry, place = trained(plan, row, None, data, checkpoints)
+    run, _, place = trained(plan, row, None, data, checkpoints)
     prepared = datasets.load(place.data, ("val",))
     images, _ = next(iter(runs.batches(prepared.splits["val"], prepared.manifest, 100, "cpu").in_order()))
     widths = Widths(plan.cost.scale_bits, plan.engine.accumulator_bits)
     program = compile_network(run.network.cpu(), tuple(images.shape[1:]), widths).program
-    about = {"row": row, "seed": run.seed, "weights": runs.tensors_digest(run.network.state_dict())[:12], "data_source": run.provenance["data_source"]}
+    about = {
+        "row": row,
+        "seed": run.seed,
+        "weights": runs.tensors_digest(run.network.state_dict())[:12],
+        "data_source": run.provenance["data_source"],
+    }
     found = engines.measure_trained(program, images, about, count=count, jobs=jobs, report=lambda one: typer.echo(engines.described(one)))
     engines.write_trained(out, found)
     engines.demand_no_mismatch(found, out)

@@ -27,8 +27,8 @@ from dbq.settings.source import KEY, KEY_RULE
 from dbq.settings.values import Settings, parse
 
 SECTIONS = (
-    "profile", "datasets", "profiles", "sources", "starts", "external_weights", "schedules", "quantizers", "policies", "activations", "defaults",
-    "rows", "cost", "engine", "hardware", "overhead",
+    "profile", "datasets", "profiles", "sources", "starts", "external_weights", "schedules", "quantizers", "policies", "activations",
+    "defaults", "rows", "cost", "engine", "hardware", "overhead",
 )  # fmt: skip
 PROFILE_KEYS = ("extends", "datasets", "schedules", "weights", "rows", "overhead")
 START_KEYS = ("network", "dataset", "schedule", "seed")
@@ -206,7 +206,7 @@ class _Resolver:
         data = self.planned_datasets[entry["dataset"]]
         values = {
             "key": key, "profile": self.name, "network": entry.get("network"), "dataset": entry["dataset"],
-            "dataset_settings": data.settings, "training": self.schedule(entry.get("schedule", "float"), where, {}, {}),
+            "dataset_settings": data.settings, "training": self.schedule(entry.get("schedule", "float"), where, {}),
             "seed": entry.get("seed", 0),
             "weights": parse(ExternalWeights, self.params["external_weights"][weights], f"external_weights.{weights}") if weights else None,
         }  # fmt: skip
@@ -238,13 +238,14 @@ class _Resolver:
             raise DbqError(f"{where}.quantizer: unknown method {method!r}", f"choose one of {', '.join(METHODS)}")
         made = parse(METHODS[method], quantizer, f"{where}.quantizer")
         defaults = self.params["defaults"]
+        activations = changed(self.params["activations"], given.get("activations", {}))
         values = {
             "key": key, "profile": self.name, "start": given["start"], "network": start.get("network"), "dataset": start.get("dataset"),
             "dataset_settings": begun.settings.dataset_settings, "method": method, "quantizer": made, "weight_bits": made.weight_bits,
             "branches": made.branches, "activation_bits": given.get("activation_bits", defaults.get("activation_bits", 8)),
-            "activations": parse(ActivationSettings, changed(self.params["activations"], given.get("activations", {})), f"{where}.activations"),
+            "activations": parse(ActivationSettings, activations, f"{where}.activations"),
             "policy": parse(PolicySettings, self._preset_or_changes("policies", policy, "standard", where, "policy"), f"{where}.policy"),
-            "training": self.schedule(given.get("schedule", defaults.get("schedule", "finetune")), where, changes, {}),
+            "training": self.schedule(given.get("schedule", defaults.get("schedule", "finetune")), where, changes),
             "seeds": list(range(seeds)), "judged": given.get("judged", defaults.get("judged", "test")),
             "compared_with": links[-2][0] if len(links) > 1 else None,
         }  # fmt: skip
@@ -272,7 +273,7 @@ class _Resolver:
             chosen = max(fits, key=len) if chosen is None else {"extends": max(fits, key=len), **chosen}
         return self._preset_or_changes("quantizers", chosen, None, where, "quantizer")
 
-    def schedule(self, chosen, where: str, of_profile: dict, _: dict) -> TrainingSettings:
+    def schedule(self, chosen, where: str, of_profile: dict) -> TrainingSettings:
         """The keys of a schedule with what the profile changes in it and in what it extends, then in the row, then what the row changes."""
         name, changes = (chosen, {}) if isinstance(chosen, str) else (chosen.get("extends", self.params["defaults"]["schedule"]), chosen)
         keys: dict = {}

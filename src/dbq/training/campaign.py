@@ -1,7 +1,7 @@
 """The trainings of a profile in order of value, several at once, within a time box, resumable.
 
-Order: the float networks, then seed 0 of every row, seed 1 of each, .., then the rows that are judged on validation images with the start that
-they alone need: one seed of every row is worth more than three of one. The checkpoints are those that the pipeline's stages adopt.
+Order: the float networks, then seed 0 of every row, seed 1 of each, .., then the rows that are judged on validation images with the start
+that they alone need: one seed of every row is worth more than three of one. The checkpoints are those that the pipeline's stages adopt.
 OUT/campaign.json says of each training where it stands, on what it ran and what it reached.
 A GPU runs trainings side by side only under NVIDIA's MPS: `nvidia-cuda-mps-control -d` before, `echo quit | nvidia-cuda-mps-control` after.
 """
@@ -171,8 +171,8 @@ def _read(path: Path, _modified: int) -> dict:
 
 
 def most_at_once(device: str) -> int:
-    """How many trainings run side by side: one a CPU core (two single-thread trainings give 1.7 times the throughput of one with two threads),
-    on a GPU also as many as its free memory holds, at most 14."""
+    """How many trainings run side by side: one a CPU core (two of one thread give 1.7 times the throughput of one with two threads), on a GPU
+    also as many as its free memory holds, at most 14."""
     cores = os.cpu_count() or 1
     if not device.startswith("cuda"):
         return cores

@@ -107,7 +107,10 @@ def run(log=print) -> dict:
                     beginnings[network] = runs.beginning_of(done, "canary")
                 total.update(f"{tensors_digest(done.network.state_dict())} {done.top1} {done.fit.val_top1};".encode())
                 if variant is not None and number == 0:
-                    found[f"engine {method} {network}"] = {"code": identity.engine_code_of(one), "weights": counted_and_replayed(done.network)}
+                    found[f"engine {method} {network}"] = {
+                        "code": identity.engine_code_of(one),
+                        "weights": counted_and_replayed(done.network),
+                    }
             found[f"{method} {network}"] = {"code": code, "weights": total.hexdigest()}
             log(f"{method} {network}: {total.hexdigest()[:16]}")
     return found
