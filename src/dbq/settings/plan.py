@@ -24,7 +24,7 @@ from dbq.settings.entries import (
 from dbq.settings.presets import chain, changed, lookup, preset
 from dbq.settings.quantizers import METHODS
 from dbq.settings.source import KEY, KEY_RULE
-from dbq.settings.values import Settings, parse
+from dbq.settings.values import Faults, Settings, parse
 
 SECTIONS = (
     "profile", "datasets", "profiles", "sources", "starts", "external_weights", "schedules", "quantizers", "policies", "activations",
@@ -33,15 +33,6 @@ SECTIONS = (
 PROFILE_KEYS = ("extends", "datasets", "schedules", "weights", "rows", "overhead")
 START_KEYS = ("network", "dataset", "schedule", "seed")
 ROW_KEYS = ("extends", "start", "quantizer", "schedule", "activations", "policy", "activation_bits", "judged")
-
-
-class Faults(DbqError):
-    """All faults of a file, one line each."""
-
-    def __init__(self, errors: list[DbqError]):
-        super().__init__(errors[0].problem, errors[0].remedy)
-        self.errors = errors
-        self.args = ("\n".join(map(str, errors)),)
 
 
 @dataclass(frozen=True)

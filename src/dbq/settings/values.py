@@ -11,6 +11,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dbq.errors import DbqError
 
 
+class Faults(DbqError):
+    """All faults of a file, one line each."""
+
+    def __init__(self, errors: list[DbqError]):
+        super().__init__(errors[0].problem, errors[0].remedy)
+        self.errors = errors
+        self.args = ("\n".join(map(str, errors)),)
+
+
 class Settings(BaseModel):
     """A group of keys. Keys without a default must be given."""
 

@@ -171,8 +171,8 @@ def _read(path: Path, _modified: int) -> dict:
 
 
 def most_at_once(device: str) -> int:
-    """How many trainings run side by side: one a CPU core (two of one thread give 1.7 times the throughput of one with two threads), on a GPU
-    also as many as its free memory holds, at most 14."""
+    """How many trainings run side by side: one a CPU core (two of one thread give 1.7 times the throughput of one with two), on a GPU also
+    as many as its free memory holds, at most 14."""
     cores = os.cpu_count() or 1
     if not device.startswith("cuda"):
         return cores
