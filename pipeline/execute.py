@@ -10,7 +10,7 @@ from pathlib import Path
 import parameters
 from dbq.errors import DbqError
 from lifeline import end_with_parent
-from stage import Job, fresh
+from stage import Job, fresh, write_not_run
 
 TRACEBACK_LINES = 20  # the whole of it stands in the kept notebook
 
@@ -37,6 +37,12 @@ def run(job: Job) -> None:
     nbformat.write(notebook, job.failed)
     title = " ".join([job.stage, *([job.key] if job.key else []), job.profile])
     pages.write_notebook_page(notebook, page, title=title, parameters=passed)
+    if error is not None and error.ename == "NotRun":
+        job.failed.unlink()
+        page.unlink()
+        write_not_run(job, error.evalue)
+        print(f"not run: {error.evalue}")
+        return
     if error is not None:
         print(f"error: {_message(error)}", file=sys.stderr)
         print(f"the notebook as far as it ran: {job.failed}, to read in a browser: {page}", file=sys.stderr)

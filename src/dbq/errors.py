@@ -13,6 +13,10 @@ class DbqError(Exception):
         super().__init__(f"{self.problem} -> {self.remedy}")
 
 
+class NotRun(DbqError):
+    """Nothing is wrong, but what a result needs isn't there any more (weights that weren't kept): a stage prints it as not run."""
+
+
 def main_with_errors(main) -> int:
     """Run a command line's main() and turn a DbqError into one line on stderr and exit status 2."""
     import sys

@@ -10,7 +10,7 @@ from dbq import networks
 from dbq.cost import network as cost
 from dbq.datasets.arrays import Split
 from dbq.datasets.arrays import load as load_data
-from dbq.errors import DbqError
+from dbq.errors import NotRun
 from dbq.files import read_json, read_sealed, write_json
 from dbq.integer import verdict
 from dbq.training import committed, runs
@@ -37,7 +37,10 @@ def write(row: Row, model, data, cost_settings: CostSettings, engine: EngineSett
     training graph differ by more than the settings allow, after the files are written.
     """
     out = Path(out)
-    trained = {line["seed"]: line for line in read_json(Path(model) / "metrics.json")["seeds"]}
+    found = read_json(Path(model) / "metrics.json")
+    if found["status"] != "run":
+        raise NotRun(found["reason"], f"run `dvc repro quantize@{row.key}`")
+    trained = {line["seed"]: line for line in found["seeds"]}
     content = read_sealed(Path(model) / "model.pt")
     if not content["states"]:
         first = next(iter(trained.values()))
@@ -69,7 +72,7 @@ def _committed(row: Row, seed: int, own: dict, results, out: Path) -> Path:
     recorded = found.get("identity") or {}
     valid = found.get("seed") == seed and all(recorded.get(name) == own[name] for name in ("settings", "data", "start"))
     if not valid or not equivalence.same(recorded["code"], own["code"]):
-        raise DbqError(
+        raise NotRun(
             f"rows.{row.key}: seed {seed} has no valid count in {folder}, and its trained weights weren't kept",
             f"train it: python -m dbq train {row.key} --profile {row.profile}",
         )

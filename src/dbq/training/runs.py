@@ -14,7 +14,7 @@ from dbq import networks
 from dbq.datasets.arrays import load as load_data
 from dbq.datasets.arrays import read_manifest
 from dbq.datasets.loader import Batches
-from dbq.errors import DbqError
+from dbq.errors import DbqError, NotRun
 from dbq.files import read_sealed
 from dbq.insertion import policies
 from dbq.networks.external import load_external
@@ -102,7 +102,7 @@ def train_row(row: Row, seed: int, beginning: Beginning, place: Place, code: str
     if run := _committed(place, checkpoint, "quantize", row.key, seed, own, manifest):
         return run
     if beginning.state is None:
-        raise DbqError(
+        raise NotRun(
             f"rows.{row.key}: seed {seed} has no valid result, and the weights of its start {row.start} weren't kept",
             f"train it: python -m dbq train {row.start} --profile {row.profile}",
         )
