@@ -116,12 +116,6 @@ def test_training_passes_converge_to_a_fixed_point_of_the_alternation():
     assert torch.allclose(quantizer.basis, target, atol=1e-3)
 
 
-def test_gradient_is_straight_through():
-    weight, grad = weights(5).requires_grad_(), weights(6)
-    LqNetsQuantizer(weight, settings_of("lq_nets")).train()(weight).backward(grad)
-    assert torch.equal(weight.grad, grad)
-
-
 def test_a_negative_basis_gives_positive_scales_and_the_same_weights():
     weight = weights(7).float()
     quantizer = quantizer_with([[-0.3, 0.9]], weight).eval()
