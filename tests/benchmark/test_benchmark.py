@@ -1,7 +1,6 @@
 """The training overhead: how ratios are paired, what a row is, and what is said of what can't be measured. No test depends on a time."""
 
 import json
-import mmap
 import statistics
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from dbq import benchmark
-from dbq.benchmark import libraries, measure, memory, subjects, timing
+from dbq.benchmark import measure, subjects
 from dbq.errors import DbqError
 from dbq.insertion import policies
 from dbq.settings.entries import OVERHEAD_METHODS
@@ -28,7 +27,9 @@ def overhead(log=lambda line: None, **changes):
 
 @pytest.fixture(scope="module")
 def rows():
-    return overhead(methods=["float", "float-by-input", "dbq-2t", "twn", "torchao-uniform-8"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subjects.importlib.util, "find_spec", lambda name: None)
+        return overhead(methods=["float", "float-by-input", "dbq-2t", "twn", "brevitas-lsq-2"])
 
 
 class Machine:
@@ -50,7 +51,7 @@ class Machine:
 
 def test_every_step_has_a_float_step_on_either_side():
     machine = Machine(lambda call: 1.0)
-    pairs = timing.paired_steps(machine.step("float", 1), {n: machine.step(n, 2) for n in "ab"}, steps=3, clock=machine.clock, warmup=1)
+    pairs = measure.paired_steps(machine.step("float", 1), {n: machine.step(n, 2) for n in "ab"}, steps=3, clock=machine.clock, warmup=1)
     assert machine.calls == ["float", "a", "float", "b", "float"] * 4
     assert pairs == {name: [(2.0, 1.0)] * 3 for name in "ab"}
 
@@ -58,23 +59,23 @@ def test_every_step_has_a_float_step_on_either_side():
 def test_a_linear_drift_cancels_in_the_ratios():
     machine = Machine(lambda call: 1.0 + 0.01 * call)
     costs = {"a": 1.1, "b": 1.5, "c": 3.0}
-    pairs = timing.paired_steps(
+    pairs = measure.paired_steps(
         machine.step("float", 1), {name: machine.step(name, cost) for name, cost in costs.items()}, 20, machine.clock
     )  # fmt: skip
     for name, cost in costs.items():
-        assert timing.quartiles(pairs[name]) == pytest.approx((cost,) * 3)
+        assert measure.quartiles(pairs[name]) == pytest.approx((cost,) * 3)
 
 
 def test_the_warm_up_is_left_out():
     machine = Machine(lambda call: 100.0 if call <= 3 else 1.0)
-    pairs = timing.paired_steps(machine.step("float", 1), {"a": machine.step("a", 2)}, steps=5, clock=machine.clock, warmup=1)
+    pairs = measure.paired_steps(machine.step("float", 1), {"a": machine.step("a", 2)}, steps=5, clock=machine.clock, warmup=1)
     assert pairs["a"] == [(pytest.approx(2.0), pytest.approx(1.0))] * 5
 
 
 def test_quartiles_are_those_of_the_ratios_not_ratios_of_quartiles():
     pairs = [(2.0, 1.0), (30.0, 10.0), (4.0, 1.0), (50.0, 10.0), (6.0, 1.0)]
-    assert timing.quartiles(pairs) == (3.0, 4.0, 5.0)
-    assert timing.quartiles(pairs)[1] != statistics.median(p[0] for p in pairs) / statistics.median(p[1] for p in pairs)
+    assert measure.quartiles(pairs) == (3.0, 4.0, 5.0)
+    assert measure.quartiles(pairs)[1] != statistics.median(p[0] for p in pairs) / statistics.median(p[1] for p in pairs)
 
 
 def test_the_subjects_are_those_of_the_settings_and_every_method_is_among_them():
@@ -101,7 +102,7 @@ def test_by_input_is_a_matter_of_the_activations_alone():
 
 def test_rows_hold_what_was_asked_for(rows):
     assert [(row["method"], row["activation_bits"]) for row in rows] == [
-        ("dbq-2t", 32), ("twn", 32), ("torchao-uniform-8", 32),
+        ("dbq-2t", 32), ("twn", 32), ("brevitas-lsq-2", 32),
         ("float", 8), ("float-by-input", 8), ("dbq-2t", 8), ("twn", 8),
     ]  # fmt: skip
     for row in rows:
@@ -112,31 +113,29 @@ def test_rows_hold_what_was_asked_for(rows):
         if row["status"] == "run":
             assert 0 < row["step_ratio_q1"] <= row["step_ratio_median"] <= row["step_ratio_q3"]
         else:
-            assert row["method"] == "torchao-uniform-8" and row["step_ratio_median"] is None
+            assert row["method"] == "brevitas-lsq-2" and row["step_ratio_median"] is None
 
 
 def test_a_network_is_handed_over_as_soon_as_it_is_measured(monkeypatch):
-    monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: None)  # rows without measurements: quick
+    monkeypatch.setattr(subjects.importlib.util, "find_spec", lambda name: None)  # rows without measurements: quick
     seen = []
     asked = settings(networks=["resnet20", "mobilenet_v1"], methods=["brevitas-lsq-2"])
     benchmark.overhead(asked, log=lambda line: None, done=lambda rows: seen.append([row["network"] for row in rows]))
     assert seen == [["resnet20"], ["resnet20", "mobilenet_v1"]]
 
 
-def test_an_absent_library_is_a_row_that_says_so(monkeypatch):
-    monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: None)
-    made = overhead(methods=["brevitas-lsq-2", "torchao-uniform-8"], memory=True)
-    assert [row["status"] for row in made] == ["not run: not installed (pip install '.[libraries]')"] * 2
-    ratios = ("step_ratio_q1", "step_ratio_median", "step_ratio_q3", "memory_ratio")
-    assert all(row[name] is None for row in made for name in ratios)
+def test_an_absent_library_is_a_row_that_says_so(rows):
+    (absent,) = [row for row in rows if row["method"] == "brevitas-lsq-2"]
+    assert absent["status"] == "not run: not installed (pip install '.[libraries]')"
+    assert all(absent[name] is None for name in ("step_ratio_q1", "step_ratio_median", "step_ratio_q3", "memory_ratio"))
 
 
 def test_compiled_kernels_without_a_compiler_are_a_row_that_says_so(monkeypatch):
-    monkeypatch.setattr(measure.compiled, "why_not", lambda device: "no C++ compiler (g++)")
+    monkeypatch.setattr(subjects.compiled, "why_not", lambda device: "no C++ compiler (g++)")
     assert [row["status"] for row in overhead(methods=["dbq-2t-compiled"])] == ["not run: no C++ compiler (g++)"] * 2
 
 
-@pytest.mark.skipif(libraries.why_not("brevitas") is not None, reason="Brevitas is an optional library")
+@pytest.mark.skipif(subjects.why_not("brevitas-lsq-2", "cpu") is not None, reason="Brevitas is an optional library")
 def test_brevitas_quantizes_the_layers_that_the_policy_names():
     batch = subjects.random_batch(4, "cpu")
     trained = subjects.trainee("brevitas-lsq-2", subjects.row("resnet20", "brevitas-lsq-2", 32), *batch)
@@ -187,32 +186,22 @@ def test_a_step_changes_the_weights_of_every_layer():
     assert len(after) == 20 and not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-@pytest.mark.skipif(not memory.can_measure("cpu"), reason="needs Linux's /proc")
-def test_the_peak_is_set_back_and_follows_what_was_held():
-    """A larger peak before the reset doesn't count, one after it does, even when it was freed."""
+def test_the_peak_is_that_of_the_tensors_of_a_step():
+    """Of 40 and 24 MiB at once, the first freed before 8 more: the peak is 64. What is held before the steps doesn't count."""
+    held = [torch.empty(100 << 20, dtype=torch.uint8)]
 
-    def hold(size: int) -> None:
-        with mmap.mmap(-1, size) as block:  # bytes on the heap would stay with the process, see dbq.training.allocator
-            for page in range(0, size, mmap.PAGESIZE):
-                block[page] = 1
+    def step() -> None:
+        first, second = torch.empty(40 << 20, dtype=torch.uint8), torch.empty(24 << 20, dtype=torch.uint8)
+        del first
+        held.append(torch.empty(8 << 20, dtype=torch.uint8) + second[: 8 << 20])
+        held.pop()
 
-    held = 64 << 20
-    hold(160 << 20)
-    memory.RESET.write_text("5")
-    before = memory._resident("VmRSS")
-    hold(held)
-    assert abs(memory._resident("VmHWM") - before - held) < 32 << 20
+    assert measure.peak_memory(step) == 64 << 20
 
 
-@pytest.mark.skipif(not memory.can_measure("cpu"), reason="needs Linux's /proc")
 def test_the_gradient_by_output_needs_less_memory():
-    by_input, by_output = (memory.peak("resnet20", name, 8, 64) for name in ("float-by-input", "float"))
-    assert by_output < 0.85 * by_input
-
-
-def test_a_process_that_fails_is_named():
-    with pytest.raises(DbqError, match="the memory of dbq-4t on resnet20 was not measured"):
-        memory.peak("resnet20", "dbq-4t", 8, 4)
+    found = {row["method"]: row["memory_ratio"] for row in overhead(methods=["float-by-input", "float"], batch_size=16, memory=True)}
+    assert 1.0 < found["float"] < 0.85 * found["float-by-input"]
 
 
 def test_what_is_written(rows, tmp_path):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbq.quantizers import branch_function, sigmoids
-from dbq.quantizers.branch_function import BranchQuantize
-from dbq.quantizers.levels import levels_and_planes, midpoints, ternary_vectors
+from dbq.quantizers.branch_function import one_layer
+from dbq.quantizers.levels import levels_and_planes, midpoints, plane_values
 
 
 def problem(branches, groups, seed):
@@ -22,26 +22,18 @@ def problem(branches, groups, seed):
     return w, a, g1, g2, temperature
 
 
-def apply(w, a, g1, g2, temperature, hard_forward):
-    """BranchQuantize on one layer, whose scalars g1 and g2 all groups share."""
-    groups = len(a)
-    layer, ones = branch_function.OneLayer(w, groups), torch.ones(groups, 1, dtype=w.dtype)
-    scales = (g.expand(groups, 1) for g in (g1, g2))
-    return BranchQuantize.apply(layer, hard_forward, False, a, *scales, temperature, ones, w)[0]
-
-
 @pytest.mark.parametrize("branches", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_soft_gradient_equals_finite_differences(branches, groups):
     inputs = problem(branches, groups, branches)
     leaves = [value.clone().requires_grad_() for value in inputs[:4]]
-    assert torch.autograd.gradcheck(lambda *x: apply(*x, inputs[4], False), leaves, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda *x: one_layer(*x, inputs[4], False), leaves, atol=1e-6)
 
 
 @pytest.mark.parametrize("branches", [1, 2, 3])
 def test_forward_equals_the_formula_level_by_level(branches):
     w, a, g1, g2, temperature = problem(branches, 1, 7)
-    levels = sorted(float(value) for value in ternary_vectors(branches).double() @ a[0])
+    levels = sorted(float(value) for value in plane_values(branches).double() @ a[0])
     for value, soft, hard in zip(
         w.flatten(),
         branch_function.soft(w, a, g1, g2, temperature).flatten(),
@@ -63,7 +55,7 @@ def test_hard_forward_gradient_is_the_surrogate(groups):
     w, a, g1, g2, temperature = problem(2, groups, 3)
 
     def reference(w, a, g1, g2):
-        values, _ = torch.sort(a @ ternary_vectors(2).double().T, dim=1)
+        values, _ = torch.sort(a @ plane_values(2).double().T, dim=1)
         result = values[:, :1].expand_as(w)
         for i in range(values.shape[1] - 1):
             x = g1 * w - ((values[:, i] + values[:, i + 1]) / 2)[:, None]
@@ -73,7 +65,7 @@ def test_hard_forward_gradient_is_the_surrogate(groups):
         return g2 * result
 
     gradients = []
-    for function in (reference, lambda *x: apply(*x, temperature, True)):
+    for function in (reference, lambda *x: one_layer(*x, temperature, True)):
         leaves = [value.clone().requires_grad_() for value in (w, a, g1, g2)]
         output = function(*leaves)
         gradients.append(torch.autograd.grad((output * torch.arange(24.0).view(4, 6).double()).sum(), leaves))
@@ -104,7 +96,7 @@ def test_no_tensor_per_level_is_saved_for_backward(hard_forward):
     _, a, g1, g2, temperature = (value.float() for value in problem(3, 1, 0))
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.nbytes) or tensor, lambda tensor: tensor):
-        apply(w, a, g1, g2, temperature, hard_forward)
+        one_layer(w, a, g1, g2, temperature, hard_forward)
     assert w.nbytes <= sum(saved) < 1.4 * w.nbytes  # 26 thresholds
 
 
@@ -114,7 +106,7 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     for size in (1 << 17, 40):
         monkeypatch.setattr(sigmoids, "BLOCK", size)
         leaves = [value.clone().requires_grad_() for value in (w, a, g1, g2)]
-        output = apply(*leaves, temperature, False)
+        output = one_layer(*leaves, temperature, False)
         results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
     assert all(torch.allclose(one, other, rtol=1e-12) for one, other in zip(*results, strict=True))
 

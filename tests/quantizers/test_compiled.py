@@ -15,10 +15,11 @@ from torch.nn.utils import parametrize
 
 from dbq.errors import DbqError
 from dbq.insertion import policies
-from dbq.quantizers import branch_function, compiled, together
-from dbq.quantizers.branch_function import BranchQuantize, OneLayer
+from dbq.quantizers import compiled
+from dbq.quantizers.branch_function import one_layer
 from dbq.quantizers.dbq import BranchQuantizer
 from dbq.quantizers.levels import midpoints, sorted_levels
+from dbq.quantizers.together import JointQuantization
 
 WHY_NOT = compiled.why_not(torch.device("cpu"))
 needs_a_compiler = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
@@ -37,7 +38,7 @@ def network(layers, **changes):
     result = nn.Sequential(*(nn.Conv2d(*sizes) for sizes in layers)).to(memory_format=torch.channels_last)
     for layer in result:
         parametrize.register_parametrization(layer, "weight", BranchQuantizer(layer.weight, settings_of("dbq", **changes)))
-    together.attach(result)
+    JointQuantization(result)
     return result
 
 
@@ -75,16 +76,16 @@ def test_the_formulas_for_pairs_of_thresholds(seed, branches, temperature):
 @pytest.mark.parametrize("scales", [(1.0,), (0.8, 0.3), (0.8, 0.31, 0.13)])
 def test_a_weight_on_a_threshold_counts_in_the_level_that_it_takes(uncompiled, scales):
     """In the gradients of a and g2 too, above and below 0. dQ/dg2 = Q / g2 says so without any code for gradients."""
-    a, g1, g2, temperature = (torch.tensor([value], dtype=torch.float64) for value in (scales, [1.0], [1.3], [5.0]))
+    a, temperature = (torch.tensor([value], dtype=torch.float64) for value in (scales, [5.0]))
+    g1, g2 = (torch.tensor(value, dtype=torch.float64) for value in (1.0, 1.3))
     w = midpoints(sorted_levels(a)[0])  # one weight on each threshold
     grad = torch.randn(w.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = []
     for use_compiled in (False, True):
-        leaves = [value.clone().requires_grad_() for value in (a, g1, g2, w)]
-        rows_of, ones = OneLayer(w, 1), torch.ones(1, 1, dtype=torch.float64)
-        (output,) = BranchQuantize.apply(rows_of, True, use_compiled, *leaves[:3], temperature, ones, leaves[3])
+        leaves = [value.clone().requires_grad_() for value in (w, a, g1, g2)]
+        output = one_layer(*leaves, temperature, True, use_compiled)
         output.backward(grad)
-        assert float(leaves[2].grad) == pytest.approx(float((grad * output.detach()).sum() / 1.3), rel=1e-12)
+        assert float(leaves[3].grad) == pytest.approx(float((grad * output.detach()).sum() / 1.3), rel=1e-12)
         found.append([output.detach(), *(leaf.grad for leaf in leaves)])
     for eager, other in zip(*found, strict=True):
         torch.testing.assert_close(other, eager)
@@ -111,7 +112,7 @@ def test_a_network_may_have_more_shapes_than_torch_compiles_by_default(monkeypat
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     monkeypatch.setattr(compiled, "_kernel", compiled._kernel.__wrapped__)
     model = network([(3, width, 1) for width in range(4, 14)], branches=1, scales="channel", initial="largest")
-    monkeypatch.setattr(together, "check_compiler", lambda device: None)
+    monkeypatch.setattr(compiled, "why_not", lambda device: None)
     policies.use_compiled_kernels(model)
     sum(layer(torch.randn(1, 3, 2, 2)).sum() for layer in model).backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
@@ -145,6 +146,6 @@ def test_a_machine_that_cannot_compile_is_told_so(monkeypatch, missing):
 
 def test_a_broken_kernel_is_not_replaced_in_silence(monkeypatch):
     monkeypatch.setattr(compiled, "hard", lambda *arguments: 1 / 0)
-    one, w = torch.ones(1, 1), torch.randn(1, 9)
+    one, scalar = torch.ones(1, 1), torch.ones(())
     with pytest.raises(ZeroDivisionError):
-        branch_function.BranchQuantize.apply(OneLayer(w, 1), True, True, one, one, one, one, one, w)
+        one_layer(torch.randn(1, 9), one, scalar, scalar, one, True, True)

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_settings import settings_of
 
-from dbq.errors import DbqError
 from dbq.quantizers.lsq import LearntStep, LsqQuantizer
 
 
@@ -71,22 +70,3 @@ def test_ties_take_the_even_integer():
         quantizer.s.fill_(1.0)
     assert quantizer(weight).tolist() == [[0, 2, 0, -2, 2, 3]]
     assert quantizer.integers(weight).tolist() == [[0, 2, 0, -2, 2, 3]]
-
-
-@pytest.mark.parametrize("value", [0.0, -0.01])
-def test_a_step_that_is_not_positive_is_an_error(value):
-    weight = torch.randn(4, 9)
-    quantizer = LsqQuantizer(weight, settings_of("lsq", levels="full"))
-    with torch.no_grad():
-        quantizer.s.fill_(value)
-    with pytest.raises(DbqError, match=r"layer block\.conv1: the learnt step .*scale_learning_rate"):
-        quantizer.check(weight, "block.conv1")
-
-
-def test_only_the_symmetric_two_bits_are_ternary():
-    codings = {
-        (bits, levels): LsqQuantizer(torch.randn(2, 9), settings_of("lsq", bits=bits, levels=levels)).coding
-        for bits in (2, 3)
-        for levels in ("symmetric", "full")
-    }
-    assert [key for key, coding in codings.items() if coding == "ternary"] == [(2, "symmetric")]

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from method_settings import settings_of
 from sklearn.cluster import KMeans
 
-from dbq.errors import DbqError
 from dbq.quantizers import branch_function
 from dbq.quantizers.quantization_networks import QuantizationNetworksQuantizer, SumOfSigmoids, k_means
 
@@ -135,26 +134,6 @@ def test_a_weight_on_a_threshold_takes_the_level_above():
         quantizer.thresholds.copy_(torch.tensor([-0.5, 0.5]))
     assert quantizer(weight).tolist() == [[2.0, 0.0, 0.0, -2.0]]
     assert quantizer.decompose(weight).planes.tolist() == [[[1, 0, 0, -1]]]
-
-
-@pytest.mark.parametrize("name", ["alpha", "beta"])
-@pytest.mark.parametrize("value", [0.0, -0.5])
-def test_a_scale_that_is_not_positive_is_an_error(name, value):
-    weight = weights(5).float()
-    quantizer = quantizer_of(weight, TERNARY)
-    with torch.no_grad():
-        getattr(quantizer, name).fill_(value)
-    with pytest.raises(DbqError, match=rf"layer block\.conv1: the scale {name} .*scale_learning_rate"):
-        quantizer.check(weight, "block.conv1")
-
-
-@pytest.mark.parametrize(
-    ("levels", "bits", "coding"), [(TERNARY, 2, "ternary"), ([-2, -1, 0, 1, 2], 3, "fixed_point"), (SEVEN, 4, "fixed_point")]
-)
-def test_storage_is_a_signed_integer_of_the_largest_magnitude(levels, bits, coding):
-    quantizer = quantizer_of(weights(), levels)
-    assert (quantizer.storage_bits, quantizer.coding) == (bits, coding)
-    assert max(levels) <= 2 ** (bits - 1) - 1
 
 
 def test_the_soft_function_is_that_of_dbq_where_the_thresholds_are_mid_points():

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_settings import settings_of
 
-from dbq.errors import DbqError
 from dbq.quantizers.ttq import TrainedTernary, TtqQuantizer
 from dbq.quantizers.twn import TwnQuantizer
 
@@ -68,13 +67,6 @@ def test_a_weight_on_the_threshold_is_zero_everywhere(method):
     assert quantizer(weight)[0, 2:].abs().min() > 0
 
 
-def test_twn_gradient_is_straight_through():
-    weight = torch.randn(4, 9, requires_grad=True)
-    grad = torch.randn(4, 9)
-    TwnQuantizer(weight, settings_of("twn"))(weight).backward(grad)
-    assert torch.equal(weight.grad, grad)
-
-
 @given(st.integers(0, 1000), st.sampled_from([0.05, 0.2, 0.5]), st.booleans())
 @settings(deadline=None, max_examples=25)
 def test_ttq_values_and_gradients_are_those_of_the_paper(seed, fraction, scaled):
@@ -121,14 +113,3 @@ def test_ttq_starts():
     assert (quantizer.positive.item(), quantizer.negative.item()) == (1.0, 1.0)
     one_sided = TtqQuantizer(weight.abs(), settings_of("ttq"))
     assert one_sided.negative.item() == one_sided.positive.item()
-
-
-@pytest.mark.parametrize("side", ["positive", "negative"])
-@pytest.mark.parametrize("value", [0.0, -0.1])
-def test_ttq_scale_below_zero_is_an_error(side, value):
-    weight = torch.randn(4, 9)
-    quantizer = TtqQuantizer(weight, settings_of("ttq"))
-    with torch.no_grad():
-        getattr(quantizer, side).fill_(value)
-    with pytest.raises(DbqError, match=f"layer block.conv1: the scale of the {side} weights .*scale_learning_rate"):
-        quantizer.check(weight, "block.conv1")

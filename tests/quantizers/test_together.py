@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from dbq.quantizers import together
 from dbq.quantizers.dbq import BranchQuantizer
+from dbq.quantizers.together import JointQuantization
 from dbq.quantizers.uniform import UniformQuantizer, Width
 
 
@@ -31,7 +32,7 @@ def network(branches, forward, widths=(8, 16, 8)):
 def test_outputs_and_gradients_equal_those_of_single_layers(branches, forward, widths):
     alone = network(branches, forward, widths)
     attached = copy.deepcopy(alone)
-    together.attach(attached)
+    JointQuantization(attached)
     images = torch.randn(2, 3, 9, 9)
     for model in (alone, attached):
         model(images).square().sum().backward()
@@ -48,7 +49,7 @@ def test_uniform_layers_of_any_widths_equal_single_layers_and_stand_beside_branc
         parametrize.remove_parametrizations(alone[index], "weight", leave_parametrized=False)
         parametrize.register_parametrization(alone[index], "weight", UniformQuantizer(alone[index].weight, Width(bits)))
     attached = copy.deepcopy(alone)
-    together.attach(attached)
+    JointQuantization(attached)
     images = torch.randn(2, 3, 9, 9)
     outputs = []
     for model in (alone, attached):
@@ -66,26 +67,29 @@ def test_uniform_layers_of_any_widths_equal_single_layers_and_stand_beside_branc
 
 def test_no_finished_weight_outlives_the_forward_pass_even_if_it_fails():
     model = network(2, "hard")
-    joint = together.attach(model)
+    joint = JointQuantization(model)
     seen = []
-    model[0].register_forward_hook(lambda *_: seen.append(len(joint.finished)))
+
+    def finished():
+        return sum(layer[0].finished is not None for layer in joint.layers)
+
+    model[0].register_forward_hook(lambda *_: seen.append(finished()))
     model(torch.randn(2, 3, 9, 9))
     with pytest.raises(RuntimeError):
         model(torch.randn(2, 4, 9, 9))
-    assert (seen, joint.finished) == ([3], {})
+    assert (seen, finished()) == ([3], 0)
     layer = model[0].parametrizations.weight
     with torch.no_grad():
         layer.original.mul_(-1)
     assert torch.equal(model[0].weight, layer[0](layer.original))  # not the value before
     model.eval()
-    model[0].register_forward_hook(lambda *_: seen.append(len(joint.finished)))
     model(torch.randn(2, 3, 9, 9))
-    assert seen == [3, 0, 0]
+    assert seen == [3, 0]
 
 
 def test_a_copy_of_a_network_quantizes_its_own_weights():
     model = network(1, "hard")
-    together.attach(model)
+    JointQuantization(model)
     images = torch.randn(2, 3, 9, 9)
     before = model(images)
     twin = copy.deepcopy(model)
@@ -101,7 +105,7 @@ def test_weights_lie_in_one_block_and_may_leave_it():
     """Joining costs nothing; after a move of the parameters, to another memory format too, the step is still that of single layers."""
     alone = network(2, "hard")
     attached = copy.deepcopy(alone)
-    together.attach(attached)
+    JointQuantization(attached)
     images = torch.randn(2, 3, 9, 9)
     attached(images)
     rows = attached.joint_quantization.groups[0].rows
@@ -120,7 +124,7 @@ def test_weights_lie_in_one_block_and_may_leave_it():
 
 def test_a_saved_state_is_as_large_as_the_weights():
     model, sizes = network(2, "hard"), []
-    together.attach(model)
+    JointQuantization(model)
     for _ in range(2):
         file = io.BytesIO()
         torch.save(model.state_dict(), file)

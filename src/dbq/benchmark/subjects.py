@@ -6,6 +6,7 @@ doesn't depend on learning rates, temperatures or the values of scales.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 
 import torch
@@ -13,21 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dbq import networks
-from dbq.benchmark import libraries
 from dbq.errors import DbqError
 from dbq.insertion import activations, policies
+from dbq.networks.count import layer_shapes
+from dbq.quantizers import compiled
 from dbq.settings.entries import ActivationSettings, DatasetSettings, PolicySettings, Row, TrainingSettings
-from dbq.settings.quantizers import (
-    DbqSettings,
-    LqNetsSettings,
-    LsqSettings,
-    QuantizationNetworksSettings,
-    SawbSettings,
-    TemperatureSettings,
-    TtqSettings,
-    TwnSettings,
-    UniformSettings,
-)
+from dbq.settings.quantizers import METHODS
 from dbq.settings.values import Settings
 from dbq.training import optimiser
 from dbq.training.step import EAGER_STEPS, Step
@@ -48,7 +40,7 @@ TRAINING = {
 
 @dataclass(frozen=True)
 class Subject:
-    """A quantizer of dbq.quantizers with these settings, or the same quantizer as a library builds it.
+    """A quantizer of dbq.quantizers with these settings, or the same quantizer as a library builds it (`pip install '.[libraries]'`).
 
     Without a quantizer the weights stay in float: with 8-bit activations that is what the activations alone cost.
     """
@@ -60,39 +52,37 @@ class Subject:
     gradient: str = "output"  # of the activations
 
 
-def _branches(count: int) -> DbqSettings:
+def _dbq(branches: int, **others: str) -> Subject:
     """`largest`: a step takes as long from any scales, and a fit of them would take longer than the steps."""
-    return DbqSettings(
-        branches=count, forward="hard", temperature=TemperatureSettings(start=12.0, end=12.0), scales="layer", gradient_scale="lsq",
-        initial="largest",
-    )  # fmt: skip
+    rest = {"forward": "hard", "temperature": 12.0, "scales": "layer", "gradient_scale": "lsq", "initial": "largest"}
+    return Subject("dbq", METHODS["dbq"](branches=branches, **rest), **others)
 
 
-UNIFORM_8, LSQ_2, LSQ_4 = UniformSettings(bits=8), LsqSettings(bits=2, levels="symmetric"), LsqSettings(bits=4, levels="full")
+def _rival(method: str, library: str | None = None, **settings) -> Subject:
+    return Subject(method, METHODS[method](**settings), library)
+
+
 SUBJECTS = {
     "float": Subject(),
-    "dbq-1t": Subject(quantizer=_branches(1)),
-    "dbq-2t": Subject(quantizer=_branches(2)),
-    "dbq-3t": Subject(quantizer=_branches(3)),
-    "dbq-1t-compiled": Subject(quantizer=_branches(1), kernels="compiled"),
-    "dbq-2t-compiled": Subject(quantizer=_branches(2), kernels="compiled"),
-    "dbq-3t-compiled": Subject(quantizer=_branches(3), kernels="compiled"),
+    "dbq-1t": _dbq(1),
+    "dbq-2t": _dbq(2),
+    "dbq-3t": _dbq(3),
+    "dbq-1t-compiled": _dbq(1, kernels="compiled"),
+    "dbq-2t-compiled": _dbq(2, kernels="compiled"),
+    "dbq-3t-compiled": _dbq(3, kernels="compiled"),
     "float-by-input": Subject(gradient="input"),
-    "dbq-2t-by-input": Subject(quantizer=_branches(2), gradient="input"),
-    "uniform-8": Subject("uniform", UNIFORM_8),
-    "twn": Subject("twn", TwnSettings(scales="channel")),
-    "ttq": Subject("ttq", TtqSettings(threshold=0.05, initial="mean", gradient_scale="lsq")),
-    "lsq-2": Subject("lsq", LSQ_2),
-    "lsq-4": Subject("lsq", LSQ_4),
-    "lq-nets-2": Subject("lq_nets", LqNetsSettings(branches=2, scales="channel")),
-    "quantization-networks": Subject(
-        "quantization_networks", QuantizationNetworksSettings(levels=[-1, 0, 1], temperature_step=20.0, temperature_cap=2000.0)
-    ),
-    "sawb-4": Subject("sawb", SawbSettings(bits=4)),
-    "brevitas-uniform-8": Subject("uniform", UNIFORM_8, "brevitas"),
-    "brevitas-lsq-2": Subject("lsq", LSQ_2, "brevitas"),
-    "brevitas-lsq-4": Subject("lsq", LSQ_4, "brevitas"),
-    "torchao-uniform-8": Subject("uniform", UNIFORM_8, "torchao"),
+    "dbq-2t-by-input": _dbq(2, gradient="input"),
+    "uniform-8": _rival("uniform", bits=8),
+    "twn": _rival("twn", scales="channel"),
+    "ttq": _rival("ttq", threshold=0.05, initial="mean", gradient_scale="lsq"),
+    "lsq-2": _rival("lsq", bits=2, levels="symmetric"),
+    "lsq-4": _rival("lsq", bits=4, levels="full"),
+    "lq-nets-2": _rival("lq_nets", branches=2, scales="channel"),
+    "quantization-networks": _rival("quantization_networks", levels=[-1, 0, 1], temperature_step=20.0, temperature_cap=2000.0),
+    "sawb-4": _rival("sawb", bits=4),
+    "brevitas-uniform-8": _rival("uniform", "brevitas", bits=8),
+    "brevitas-lsq-2": _rival("lsq", "brevitas", bits=2, levels="symmetric"),
+    "brevitas-lsq-4": _rival("lsq", "brevitas", bits=4, levels="full"),
 }
 
 
@@ -111,6 +101,14 @@ def names(network_names: list[str], method_names: list[str] | str) -> list[str]:
 def check_device(device: str) -> None:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DbqError(f"device: {device} was asked for and torch finds no GPU", "use the device cpu")
+
+
+def why_not(name: str, device: str) -> str | None:
+    """Why this machine can't train the subject, or None."""
+    subject = SUBJECTS[name]
+    if subject.library and importlib.util.find_spec(subject.library) is None:
+        return "not installed (pip install '.[libraries]')"
+    return compiled.why_not(torch.device(device)) if subject.kernels == "compiled" else None
 
 
 def row(network: str, name: str, activation_bits: int) -> Row:
@@ -183,7 +181,7 @@ def trainee(name: str, row: Row, images: Tensor, labels: Tensor) -> Trainee:
         return quantized_trainee(row, images, labels)
     network = _float_network(row, images)
     if subject.library is not None:
-        network = libraries.quantize(network, row, tuple(images.shape[1:])).to(images.device, memory_format=torch.channels_last)
+        network = _by_brevitas(network, row, tuple(images.shape[1:])).to(images.device, memory_format=torch.channels_last)
     elif row.activation_bits < 32:
         activations.insert(network, row.activation_bits, row.activations, images[:CALIBRATION_IMAGES])
     return Trainee(network, row.training, images, labels)
@@ -193,3 +191,32 @@ def _float_network(row: Row, images: Tensor) -> nn.Module:
     torch.manual_seed(0)
     network = networks.build(row.network, row.dataset_settings.classes, row.dataset_settings.form)
     return network.to(images.device, memory_format=torch.channels_last)
+
+
+def _by_brevitas(network: nn.Module, row: Row, image_shape: tuple[int, int, int]) -> nn.Module:
+    """The network with Brevitas's layers (https://github.com/Xilinx/brevitas), of the bits that the layer policy gives; float activations.
+
+    `uniform`: the scale follows the largest weight; `lsq`: one learnt scale per layer, its gradient through the rounding.
+    """
+    from brevitas import nn as layers
+    from brevitas.inject.enum import ScalingImplType
+    from brevitas.quant import Int8WeightPerTensorFloat
+
+    for shape in layer_shapes(network, image_shape):
+        layer = network.get_submodule(shape.name)
+        choice = getattr(row.policy, shape.kind) if shape.kind in policies.REASONS else row.policy.other
+        learnt = choice == "method" and row.method == "lsq"
+        settings = {
+            "bit_width": row.quantizer.weight_bits if choice == "method" else choice,
+            "scaling_impl_type": ScalingImplType.PARAMETER_FROM_STATS if learnt else ScalingImplType.STATS,
+            "narrow_range": not (learnt and row.quantizer.levels == "full"),
+        }
+        common = {"bias": layer.bias is not None, "weight_quant": type("WeightQuantizer", (Int8WeightPerTensorFloat,), settings)}
+        if isinstance(layer, nn.Conv2d):
+            sizes = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+            new = layers.QuantConv2d(layer.in_channels, layer.out_channels, layer.kernel_size, **sizes, **common)
+        else:
+            new = layers.QuantLinear(layer.in_features, layer.out_features, **common)
+        new.load_state_dict({name: value.detach().clone() for name, value in layer.state_dict().items()}, strict=False)
+        network.set_submodule(shape.name, new)
+    return network

@@ -8,6 +8,8 @@ Any other clip is the largest value seen on training images.
 
 from __future__ import annotations
 
+import functools
+import math
 import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 IMAGE_BITS = 8  # the image is an 8-bit signal; fewer bits would quantize the data set, not the network
 LAYERS = (nn.Conv2d, nn.Linear)
 RELUS = (nn.ReLU, nn.ReLU6)
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # of activations
 # what hands its input's values on unchanged
 PASSING_MODULES = (nn.Identity, nn.Dropout, nn.MaxPool2d, nn.Flatten)
 PASSING_CALLS = {torch.flatten, torch.transpose, torch.reshape, operator.getitem, torch.nn.functional.dropout}
@@ -46,42 +47,27 @@ class ActivationQuantizer(nn.Module):
         super().__init__()
         self.bits, self.signed, self.source, self.learnt, self.gradient = bits, signed, source, learnt, gradient
         self.largest = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+        self.smallest = -self.largest if signed else 0
         value = torch.tensor([float(clip)])
         if learnt:
             self.clip = nn.Parameter(value)
         else:
             self.register_buffer("clip", value)
-        self.register_load_state_dict_post_hook(lambda module, _: module._remember())
-        self._remember()
-
-    def _remember(self) -> None:
-        # as numbers: reading the tensor in every training step would make the host wait for a GPU
-        self._clip = float(self.clip.detach())
-        self._ends = {dtype: self._ends_in(dtype, self._clip / self.largest) for dtype in DTYPES}
+        # the clip as a number: reading the tensor in every training step would make the host wait for a GPU
+        self._clip = float(value)
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_clip", float(module.clip.detach())))
 
     @property
     def step(self) -> float:
         """The distance of two neighbouring values."""
         return (float(self.clip.detach()) if self.learnt else self._clip) / self.largest
 
-    @property
-    def smallest(self) -> int:
-        return -self.largest if self.signed else 0
-
-    def _ends_in(self, dtype: torch.dtype, step: float) -> list[float]:
-        """The smallest and the largest value in the output's type: rounded as the output is, so that comparisons with it are exact."""
-        return torch.tensor([self.smallest, self.largest], dtype=dtype).mul_(step).tolist()
-
     def forward(self, x: Tensor) -> Tensor:
         step, by_output = self.step, self.gradient == "output"
-        if not by_output:
-            low, high = self.smallest * step, self.largest * step
-        else:
-            low, high = self._ends_in(x.dtype, step) if self.learnt else self._ends[x.dtype]
+        low, high = self.smallest * step, self.largest * step
+        if by_output:  # in the output's type, rounded as the output is: comparisons with it are exact
+            low, high = torch.tensor([self.smallest, self.largest], dtype=x.dtype).mul_(step).tolist()
         return _Quantize.apply(x, self.clip, step, self.smallest, self.largest, low, high, by_output)
-
-    def extra_repr(self) -> str:
-        return f"bits={self.bits}, signed={self.signed}, clip={float(self.clip.detach()):.4g} ({self.source})"
 
 
 class _Quantize(torch.autograd.Function):
@@ -106,14 +92,9 @@ class _Quantize(torch.autograd.Function):
             clip_grad = (grad * (x >= ctx.high)).sum().reshape(1)
             if ctx.low < 0:
                 clip_grad = clip_grad - (grad * (x <= ctx.low)).sum()
-        # a pool's gradient comes in another memory format, with which the batch norms of a step would take 1.6 times as long
-        grad = (
-            grad.contiguous(
-                memory_format=torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-            )
-            if x.ndim == 4
-            else grad
-        )
+        if x.ndim == 4:  # a pool's gradient comes in another memory format, with which the batch norms would take 1.6 times as long
+            channels_last = x.is_contiguous(memory_format=torch.channels_last)
+            grad = grad.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         return torch.ops.aten.hardtanh_backward(grad, x, ctx.low, ctx.high), clip_grad, *6 * (None,)
 
 
@@ -139,10 +120,9 @@ def insert(network: nn.Module, bits: int, config: ActivationSettings, images: Te
     first_layer = next(name for name, module in network.named_modules() if isinstance(module, LAYERS))
     for site in sites:
         clip, source = clips[site.name]
-        if not clip > 0 or clip == float("inf"):
-            raise DbqError(
-                f"layer {site.name}: its activations have the range {clip}", "check the float network: the layer is dead or diverged"
-            )
+        if not 0 < clip < math.inf:
+            problem = f"layer {site.name}: its activations have the range {clip}"
+            raise DbqError(problem, "check the float network: the layer is dead or diverged")
         width = max(bits, IMAGE_BITS) if site.name == first_layer else bits
         quantizer = ActivationQuantizer(width, site.signed, clip, source, config.clip == "learnt", config.gradient).to(images.device)
         quantizers[site.name] = quantizer
@@ -170,86 +150,72 @@ def _find_sites(network: nn.Module) -> tuple[list[Site], dict[str, str]]:
     modules = dict(network.named_modules())
     sites, sources = [], {}
     for node in _Tracer().trace(network).nodes:
-        module = _module(node, modules)
+        module = node.meta["module"] = modules[node.target] if node.op == "call_module" else None
         if isinstance(module, RELUS):
             ceiling = 6.0 if isinstance(module, nn.ReLU6) else None
-            sites.append(Site(node.target, True, False, _batch_norm(node.args[0], modules), ceiling))
+            sites.append(Site(node.target, True, False, _batch_norm(_origin(node.args[0])), ceiling))
         elif isinstance(module, LAYERS):
-            origin = _origin(node.args[0], modules)
-            if isinstance(_module(origin, modules), RELUS):
+            origin = _origin(node.args[0])
+            if isinstance(origin.meta["module"], RELUS):
                 sources[node.target] = origin.target
             else:
                 sources[node.target] = node.target
-                signed = not _never_negative(origin, modules)
-                sites.append(Site(node.target, False, signed, _batch_norm(origin, modules) if signed else None, None))
+                signed = not _never_negative(origin)
+                sites.append(Site(node.target, False, signed, _batch_norm(origin) if signed else None, None))
     return sites, sources
 
 
-def _module(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
-    """The module that a node calls; None for any other node."""
-    return modules[node.target] if node.op == "call_module" else None
-
-
-def _passes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether the node's output has no other values than its first input."""
-    if node.op == "call_module":
-        return isinstance(modules[node.target], PASSING_MODULES)
-    return (node.op == "call_function" and node.target in PASSING_CALLS) or (node.op == "call_method" and node.target in PASSING_METHODS)
-
-
-def _origin(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+def _origin(node: fx.Node) -> fx.Node:
     """The node that computed the values which this node passes on."""
-    while _passes(node, modules):
+    passing = {"call_function": PASSING_CALLS, "call_method": PASSING_METHODS}
+    while isinstance(node.meta["module"], PASSING_MODULES) or node.target in passing.get(node.op, ()):
         node = node.args[0]
     return node
 
 
-def _batch_norm(node: fx.Node, modules: dict[str, nn.Module]) -> nn.BatchNorm2d | None:
-    """The batch norm whose output the node passes on, if it has a scale and a shift."""
-    module = _module(_origin(node, modules), modules)
+def _batch_norm(origin: fx.Node) -> nn.BatchNorm2d | None:
+    """The batch norm whose output this is, if it has a scale and a shift."""
+    module = origin.meta["module"]
     return module if isinstance(module, nn.BatchNorm2d) and module.affine else None
 
 
-def _never_negative(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _never_negative(node: fx.Node) -> bool:
     """Whether the values are sums, averages or concatenations of ReLUs' outputs only."""
-    origin = _origin(node, modules)
-    module = _module(origin, modules)
-    if module is not None:
-        return isinstance(module, RELUS) or (isinstance(module, AVERAGING_MODULES) and _never_negative(origin.args[0], modules))
-    if origin.target in AVERAGING_CALLS:
-        return _never_negative(origin.args[0], modules)
+    origin = _origin(node)
+    module = origin.meta["module"]
+    if isinstance(module, AVERAGING_MODULES) or (module is None and origin.target in AVERAGING_CALLS):
+        return _never_negative(origin.args[0])
     if origin.target is torch.cat:
-        return all(_never_negative(part, modules) for part in origin.args[0])
+        return all(_never_negative(part) for part in origin.args[0])
     if origin.target in ADDING_CALLS:
-        return all(_never_negative(part, modules) for part in origin.args[:2])
-    return False
+        return all(_never_negative(part) for part in origin.args[:2])
+    return isinstance(module, RELUS)
 
 
 @torch.no_grad()
 def _clips(network: nn.Module, sites: list[Site], config: ActivationSettings, images: Tensor) -> dict[str, tuple[float, str]]:
     """(clip, where it comes from) of every site."""
+    largest = _largest_inputs(network, [site for site in sites if site.batch_norm is None], images)
     clips = {}
     for site in sites:
-        if site.batch_norm is not None:
+        if site.batch_norm is None:
+            clip, source = largest[site.name], f"largest of {len(images)} training images"
+        else:
             beta, gamma = site.batch_norm.bias, site.batch_norm.weight
             centre = beta.abs() if site.signed else beta
-            clips[site.name] = (float((centre + config.k * gamma.abs()).max()), f"batch norm, k = {config.k:g}")
-    largest = _largest_inputs(network, [site for site in sites if site.batch_norm is None], images)
-    clips |= {name: (value, f"largest of {len(images)} training images") for name, value in largest.items()}
-    ceilings = {site.name: site.ceiling for site in sites if site.ceiling is not None}
-    return {name: (min(clip, ceilings.get(name, clip)), source) for name, (clip, source) in clips.items()}
+            clip, source = float((centre + config.k * gamma.abs()).max()), f"batch norm, k = {config.k:g}"
+        clips[site.name] = (clip if site.ceiling is None else min(clip, site.ceiling), source)
+    return clips
 
 
 def _largest_inputs(network: nn.Module, sites: list[Site], images: Tensor) -> dict[str, float]:
     """The largest input of each site, or the largest magnitude where it is signed, and 0 where all inputs are negative."""
     largest = dict.fromkeys((site.name for site in sites), 0.0)
-    hooks = []
-    for site in sites:
 
-        def record(module, inputs, site=site):
-            largest[site.name] = max(largest[site.name], float(inputs[0].abs().max() if site.signed else inputs[0].max()))
+    def record(site, module, inputs):
+        largest[site.name] = max(largest[site.name], float(inputs[0].abs().max() if site.signed else inputs[0].max()))
 
-        hooks.append(network.get_submodule(site.name).register_forward_pre_hook(record))
+    hooks = [network.get_submodule(site.name).register_forward_pre_hook(functools.partial(record, site)) for site in sites]
     training = network.training
     network.eval()
     for batch in images.split(256):

@@ -13,9 +13,10 @@ from dbq import quantizers
 from dbq.errors import DbqError
 from dbq.insertion import activations
 from dbq.networks.count import LayerShape, layer_shapes
-from dbq.quantizers import together
+from dbq.quantizers import compiled
 from dbq.quantizers.base import WeightQuantizer
 from dbq.quantizers.dbq import BranchQuantizer
+from dbq.quantizers.together import JointQuantization
 from dbq.quantizers.uniform import Width
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def quantize(network: nn.Module, row: Row, images: Tensor, fit: bool = True) -> 
     table = [_quantize_layer(network, shape, row, inputs.get(shape.name), fit) for shape in shapes]
     if not any(line.quantizer == row.method for line in table):
         raise DbqError(f"rows.{row.key}.policy: it leaves no layer to the method", "set at least one kind of layer to `method`")
-    together.attach(network)
+    JointQuantization(network)
     return table
 
 
@@ -70,25 +71,21 @@ def _quantize_layer(network: nn.Module, shape: LayerShape, row: Row, activation,
     choice = getattr(row.policy, shape.kind) if special else row.policy.other
     reason = f"{REASONS[shape.kind]}; the policy says {choice}" if special and choice != "method" else f"{shape.kind}: the method"
     if choice == "float":
-        method, bits, branches = "float", 32, 0
+        method, config, bits, branches = "float", None, 32, 0
     elif choice == "method":
-        method, bits, branches = row.method, row.quantizer.weight_bits, row.quantizer.branches
-        _parametrize(layer, method, row.quantizer, fit, shape.name)
+        method, config, bits, branches = row.method, row.quantizer, row.quantizer.weight_bits, row.quantizer.branches
     else:
-        method, bits, branches = "uniform", choice, 0
-        _parametrize(layer, method, Width(choice), fit, shape.name)
-    clip = (
-        (activation.bits, activation.signed, float(activation.clip.detach()), activation.source) if activation else (32, True, 0.0, "float")
-    )
+        method, config, bits, branches = "uniform", Width(choice), choice, 0
+    if config is not None:
+        try:
+            quantizer = quantizers.build(method, layer.weight, config, fit)
+        except DbqError as error:
+            raise DbqError(f"layer {shape.name}: {error.problem}", error.remedy) from None
+        parametrize.register_parametrization(layer, "weight", quantizer)
+    clip = (32, True, 0.0, "float")
+    if activation is not None:
+        clip = (activation.bits, activation.signed, float(activation.clip.detach()), activation.source)
     return PolicyRow(shape.name, shape.kind, method, bits, branches, *clip, reason)
-
-
-def _parametrize(layer: nn.Module, method: str, config, fit: bool, name: str) -> None:
-    try:
-        quantizer = quantizers.build(method, layer.weight, config, fit)
-    except DbqError as error:
-        raise DbqError(f"layer {name}: {error.problem}", error.remedy) from None
-    parametrize.register_parametrization(layer, "weight", quantizer)
 
 
 def weight_quantizers(network: nn.Module) -> Iterator[tuple[str, WeightQuantizer, Tensor]]:
@@ -107,7 +104,7 @@ def method_quantizers(network: nn.Module, method: str) -> Iterator[tuple[str, We
 
 def branch_quantizers(network: nn.Module) -> Iterator[tuple[str, BranchQuantizer, Tensor]]:
     """As weight_quantizers, for the layers of DBQ."""
-    return ((name, quantizer, weight) for name, quantizer, weight in weight_quantizers(network) if isinstance(quantizer, BranchQuantizer))
+    return method_quantizers(network, "dbq")
 
 
 def use_compiled_kernels(network: nn.Module) -> None:
@@ -115,5 +112,7 @@ def use_compiled_kernels(network: nn.Module) -> None:
 
     Raises DbqError on a machine without a compiler.
     """
-    if any(branch_quantizers(network)):
-        network.joint_quantization.use_compiled_kernels()
+    for _, quantizer, weight in branch_quantizers(network):
+        if reason := compiled.why_not(weight.device):
+            raise DbqError(f"training.kernels: compiled, but there is {reason}", "install it, or set kernels: eager")
+        quantizer.use_compiled = True

@@ -2,8 +2,10 @@
 
 import importlib
 
+import torch
 from torch import Tensor
 
+from dbq.errors import DbqError
 from dbq.quantizers.base import WeightQuantizer
 
 CLASSES = {
@@ -24,5 +26,10 @@ def kind(method: str) -> type[WeightQuantizer]:
 
 
 def build(method: str, weight: Tensor, config, fit: bool = True) -> WeightQuantizer:
-    """The quantizer of a float weight; config: the settings of its method. fit: False if a saved state will replace its scales."""
+    """The quantizer of a float weight; config: the settings of its method. fit: False if a saved state will replace its scales.
+
+    Raises DbqError for weights to which no quantizer can be fitted; `uniform` has nothing to fit.
+    """
+    if method != "uniform" and not (torch.isfinite(weight).all() and weight.any()):
+        raise DbqError("all weights are zero or not finite", "start from a trained float network")
     return kind(method)(weight, config, fit).to(weight.device)

@@ -1,17 +1,11 @@
 """The interface of every weight quantizer: a parametrization of a layer's weight, and the parts that integer arithmetic needs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from dbq.errors import DbqError
-
-if TYPE_CHECKING:
-    from dbq.quantizers.together import JointQuantization
 
 
 @dataclass(frozen=True)
@@ -24,7 +18,10 @@ class Decomposition:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a figure shows of one layer: its scaled weights `inputs` (any shape), the sorted levels (N,) and the thresholds (N-1,)."""
+    """What a figure shows of one layer: its scaled weights `inputs` (any shape), the sorted levels (N,) and the thresholds (N-1,).
+
+    Where filters have scales of their own, it is the first filter.
+    """
 
     inputs: Tensor
     levels: Tensor
@@ -40,39 +37,42 @@ class WeightQuantizer(nn.Module):
     """
 
     coding = "ternary"
-    storage_bits: int  # of one weight, all planes together
-    joint: JointQuantization | None = None  # of the network that the layer belongs to
+    must_be_positive: dict[str, str] = {}  # parameter: what an error message calls it
+    finished: Tensor | None = None  # the quantized weight, where the network's forward pass began with a call for many layers (together.py)
 
-    def join(self, joint: JointQuantization) -> None:
-        """Called once by the JointQuantization of the network."""
-        self.joint = joint
-
-    def finished_weight(self) -> Tensor | None:
-        """The quantized weight, if this forward pass of the network began with a call that quantized it."""
-        return None if self.joint is None else self.joint.finished.get(self)
+    def __init__(self, storage_bits: int, scales: str = "layer"):
+        """storage_bits: of one weight, all planes together. scales: one set for the "layer", or one for each "channel"."""
+        super().__init__()
+        self.storage_bits, self.per_channel = storage_bits, scales == "channel"
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The master weight at insertion is the float weight itself."""
         return weight
 
+    def groups(self, rows: Tensor) -> Tensor:
+        """(G, ..) the weights (C, K) that share scales: each row, or all of them as one row."""
+        return rows if self.per_channel else rows.reshape(1, -1)
+
     def advance(self, progress: float, epoch: int) -> None:
         """Called before each training step. progress: 0 at the first step of the training, 1 at the last. epoch: counted from 0."""
 
-    def decompose(self, weight: Tensor) -> Decomposition:
-        """The hard weights as planes and scales (ternary and binary coding)."""
-        raise DbqError(f"{type(self).__name__} has no planes", "use `integers` and `step`")
-
     def integers(self, weight: Tensor) -> Tensor:
-        """The hard weights as int32 multiples of `step` (fixed_point coding)."""
-        raise DbqError(f"{type(self).__name__} has no integers", "use `decompose`")
+        """The hard weights as int32 multiples of `step`."""
+        raise NotImplementedError
 
     def step(self, weight: Tensor) -> Tensor:
-        """(1,) or (C, 1): the distance of two neighbouring levels (fixed_point coding)."""
-        raise DbqError(f"{type(self).__name__} has no step", "use `decompose`")
+        """(1,): the distance of two neighbouring integers."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def decompose(self, weight: Tensor) -> Decomposition:
+        """The hard weights as planes and scales. Here: integers in {-1, 0, 1} are the one plane, and the step is its scale."""
+        if self.coding == "fixed_point":
+            raise DbqError(f"{type(self).__name__} has no planes", "use `integers` and `step`")
+        return Decomposition(self.integers(weight).flatten(1)[None].to(torch.int8), self.step(weight)[None])
 
     def transfer(self, weight: Tensor) -> Transfer:
-        """Weights, levels and thresholds for the figures; where filters have scales of their own, those of the first filter."""
-        raise DbqError(f"{type(self).__name__} has no transfer curve", "draw another quantizer")
+        raise NotImplementedError
 
     def soft_hard_gap(self, weight: Tensor) -> Tensor | None:
         """Mean |soft(w) - hard(w)| divided by the largest level; None for a method that trains with hard weights only."""
@@ -80,16 +80,41 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def check(self, weight: Tensor, layer: str) -> None:
-        """Raises a DbqError that names the layer if a value is not finite or every hard weight is zero."""
+        """Raises a DbqError that names the layer if a value is not finite, a scale not positive, or every hard weight zero."""
         for name, value in (("weight", weight), *self.named_parameters()):
             if not torch.isfinite(value).all():
                 raise DbqError(f"layer {layer}: {name} is not finite", "lower learning_rate or scale_learning_rate")
+        for name, words in self.must_be_positive.items():
+            if (value := float(getattr(self, name))) <= 0:
+                raise DbqError(f"layer {layer}: the {words} is {value:.3g}", "lower scale_learning_rate")
         planes = self.integers(weight) if self.coding == "fixed_point" else self.decompose(weight).planes
         if not planes.any():
             raise DbqError(f"layer {layer}: every weight is zero", "lower learning_rate or weight_decay")
 
 
-def check_usable(weight: Tensor) -> None:
-    """Raises DbqError for weights to which no quantizer can be fitted."""
-    if not torch.isfinite(weight).all() or not weight.any():
-        raise DbqError("all weights are zero or not finite", "start from a trained float network")
+def memory_order(weight: Tensor, like: Tensor | None = None) -> Tensor:
+    """The weight (C, ...) with its axes in the order of its memory, or of `like`'s: then `flatten(1)` copies nothing.
+
+    A copy would cost more than the quantization itself.
+    """
+    like = weight if like is None else like
+    channels_last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    return weight.permute(0, 2, 3, 1) if channels_last else weight
+
+
+def from_memory_order(values: Tensor, weight: Tensor) -> Tensor:
+    """Values in the order of `memory_order(weight)`, brought back to the shape and the memory format of the weight."""
+    values = values.view(memory_order(weight).shape)
+    return values if memory_order(weight) is weight else values.permute(0, 3, 1, 2)
+
+
+class StraightThrough(torch.autograd.Function):
+    """apply(weight, quantized) -> quantized, with the gradient 1 for the weight (Bengio et al. 2013)."""
+
+    @staticmethod
+    def forward(ctx, weight, quantized):
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None

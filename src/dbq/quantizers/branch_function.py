@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from dbq.quantizers import compiled
-from dbq.quantizers.levels import count_below, midpoints, sorted_levels
-from dbq.quantizers.sigmoids import blocks, sigmoids
+from dbq.quantizers.levels import assign, count_below, midpoints, sorted_levels, take
+from dbq.quantizers.sigmoids import blocks, sigmoids, sum_of_sigmoids
 
 
 class BranchQuantize(torch.autograd.Function):
@@ -43,12 +43,13 @@ class BranchQuantize(torch.autograd.Function):
         w, rows = rows_of.join(weights), rows_of.rows
         ctx.rows_of, ctx.hard_forward, ctx.compiled, index = rows_of, hard_forward, compile, ()
         if not hard_forward:
-            quantized = _soft(w, levels, g1, g2, temperature, rows)
+            quantized = sum_of_sigmoids(w, levels.diff(dim=1)[rows], *_tables(levels, g1, temperature, rows))
+            quantized.add_(levels[rows, :1]).mul_(g2[rows])
         elif compile:
             quantized = compiled.hard(w, levels, g1, g2, rows)
         else:
             index = (count_below(w * g1[rows], midpoints(levels)[rows]),)
-            quantized = _take((g2 * levels)[rows], *index)
+            quantized = take((g2 * levels)[rows], index[0].long())
         ctx.save_for_backward(g1, g2, temperature, gradient_scale, levels, planes, *weights, *index)
         ctx.count = len(weights)
         return tuple(rows_of.split(quantized))
@@ -89,7 +90,8 @@ class OneLayer:
     """The weights (C, K) of one layer: all rows belong to one group, or each row is a group."""
 
     def __init__(self, weight: Tensor, groups: int):
-        self.rows = own_rows(weight, groups)
+        count, device = len(weight), weight.device
+        self.rows = torch.zeros(count, dtype=torch.int64, device=device) if groups == 1 else torch.arange(count, device=device)
 
     @staticmethod
     def join(weights) -> Tensor:
@@ -102,16 +104,15 @@ class OneLayer:
 
 def _slopes(w, grad, levels, g1, g2, temperature, rows, soft_forward: bool):
     """T g1 g2 grad sum_i d_i s_i (1 - s_i) (R, K); its dot product with w (R, 1); the sums over K of grad s_i (1 - s_i) (R, N-1); and
-    for a soft forward pass the sums over K of grad s_i (R, N-1), otherwise None."""
+    for a soft forward pass the sums over K of grad s_i (R, N-1)."""
     gaps = levels.diff(dim=1)[rows][:, None]
-    slope, at_threshold = torch.empty_like(w), w.new_empty(len(w), gaps.shape[2])
-    above = torch.empty_like(at_threshold) if soft_forward else None
-    tables = _tables(levels, g1, temperature, rows)
-    per_threshold = grad[:, None].expand(-1, gaps.shape[2], -1)
-    for part, w_, g, gaps_, slope_, at in blocks(w, per_threshold, gaps, slope[:, None], at_threshold):
-        s = sigmoids(w_, *(table[part] for table in tables))  # (rows, N-1, K)
+    count = gaps.shape[2]
+    slope, at_threshold, above = torch.empty_like(w), w.new_empty(len(w), count), w.new_empty(len(w), count)
+    others = (grad[:, None].expand(-1, count, -1), gaps, slope[:, None], at_threshold, above)
+    for w_, g, gaps_, slope_, at, above_, *tables in blocks(w, count, *others, *_tables(levels, g1, temperature, rows)):
+        s = sigmoids(w_, *tables)  # (rows, N-1, K)
         if soft_forward:
-            torch.sum(s * g, 2, out=above[part])
+            torch.sum(s * g, 2, out=above_)
         s = torch.ops.aten.sigmoid_backward(g, s)  # grad s_i (1 - s_i) in one pass
         torch.sum(s, 2, out=at)
         torch.bmm(gaps_, s, out=slope_)
@@ -142,32 +143,19 @@ def _tables(levels: Tensor, g1: Tensor, temperature: Tensor, rows: Tensor) -> tu
     return (temperature * g1)[rows], (temperature * midpoints(levels))[rows]
 
 
-def _take(table: Tensor, index: Tensor) -> Tensor:
-    return table.gather(1, index.long())
-
-
-def own_rows(w: Tensor, groups: int) -> Tensor:
-    """The group (C,) of each row of one layer's weights (C, K): 0 for all rows, or the row itself."""
-    return torch.zeros(len(w), dtype=torch.int64, device=w.device) if groups == 1 else torch.arange(len(w), device=w.device)
-
-
-def hard(w: Tensor, a: Tensor, g1: Tensor, g2: Tensor) -> Tensor:
-    """Q(w) of one layer's weights (C, K); a (G, B) with G = 1 or C; g1 and g2 scalars. Every value is g2 times a level."""
-    levels, _ = sorted_levels(a)
-    rows = own_rows(w, len(a))
-    return _take((g2 * levels)[rows], count_below(w * g1, midpoints(levels)[rows]))
+def one_layer(w, a, g1, g2, temperature, hard_forward: bool, compile: bool = False, gradient_scale: float = 1.0) -> Tensor:
+    """BranchQuantize of one layer's weights (C, K); a (G, B) and temperature (G, 1), which is absolute, with G = 1 or C; g1, g2 scalars."""
+    scales = (g.expand(len(a), 1) for g in (g1, g2))
+    factor = w.new_full((len(a), 1), gradient_scale)
+    return BranchQuantize.apply(OneLayer(w, len(a)), hard_forward, compile, a, *scales, temperature, factor, w)[0]
 
 
 def soft(w: Tensor, a: Tensor, g1: Tensor, g2: Tensor, temperature: Tensor) -> Tensor:
-    """Q_T(w), arguments as for `hard`; temperature (G, 1) is absolute."""
-    scales = (g.expand(len(a), 1) for g in (g1, g2))
-    return _soft(w, sorted_levels(a)[0], *scales, temperature, own_rows(w, len(a)))
+    """Q_T(w); arguments as for `one_layer`."""
+    return one_layer(w, a, g1, g2, temperature, hard_forward=False)
 
 
-def _soft(w, levels, g1, g2, temperature, rows):
-    gaps = levels.diff(dim=1)[rows][:, None]
-    tables = _tables(levels, g1, temperature, rows)
-    result = torch.empty_like(w)
-    for part, w_, _, gaps_, result_ in blocks(w, gaps.mT, gaps, result[:, None]):
-        torch.bmm(gaps_, sigmoids(w_, *(table[part] for table in tables)), out=result_)
-    return result.add_(levels[rows, :1]).mul_(g2[rows])
+def hard(w: Tensor, a: Tensor, g1: Tensor, g2: Tensor) -> Tensor:
+    """Q(w); arguments as for `one_layer`. Every value is g2 times a level."""
+    levels, _ = sorted_levels(a)
+    return take(g2 * levels, assign(w * g1, midpoints(levels)))

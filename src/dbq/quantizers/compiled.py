@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dbq.errors import DbqError
 from dbq.quantizers.levels import midpoints
 
 LARGEST = 40.0  # temperature in units of 1 / (largest level) up to which q^2 stays within float32's limits
@@ -38,12 +37,6 @@ def why_not(device: torch.device) -> str | None:
         return "no C++ compiler (g++)"
     header = Path(sysconfig.get_path("include"), "Python.h")  # torch.compile builds an extension module
     return None if header.is_file() else f"no {header} (Python's development files)"
-
-
-def check_compiler(device: torch.device) -> None:
-    """Raises DbqError on a machine that can't compile for this device."""
-    if reason := why_not(device):
-        raise DbqError(f"training.kernels: compiled, but there is {reason}", "install it, or set kernels: eager")
 
 
 def hard(w: Tensor, levels: Tensor, g1: Tensor, g2: Tensor, rows: Tensor) -> Tensor:

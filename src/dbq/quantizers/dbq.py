@@ -9,17 +9,24 @@ from torch import Tensor, nn
 
 from dbq.errors import DbqError
 from dbq.quantizers import branch_function
-from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
+from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, from_memory_order, memory_order
 from dbq.quantizers.compiled import LARGEST
 from dbq.quantizers.initial import least_squares_scales
 from dbq.quantizers.levels import assign, levels_and_planes, midpoints, take
-from dbq.quantizers.memory_order import from_memory_order, memory_order
-from dbq.quantizers.temperature import HostTemperature, temperature
 
 if TYPE_CHECKING:
-    from dbq.settings.quantizers import DbqSettings
+    from dbq.settings.quantizers import DbqSettings, TemperatureSettings
 
 COLLAPSED = 1e-3  # a branch below this fraction of the largest one adds no level that differs from its neighbours
+
+
+def temperature(config: TemperatureSettings, progress: float) -> float:
+    """The temperature at `progress` (0 at the first step, 1 at the last), in units of 1 / (largest level)."""
+    if config.schedule == "constant":
+        return config.start
+    if config.schedule == "linear":
+        return config.start + (config.end - config.start) * progress
+    return config.start * (config.end / config.start) ** progress
 
 
 class BranchQuantizer(WeightQuantizer):
@@ -31,12 +38,9 @@ class BranchQuantizer(WeightQuantizer):
 
     def __init__(self, weight: Tensor, config: DbqSettings, fit: bool = True):
         """fit: fit the scales to the weight as `config.initial` says. False: equally spaced levels, which a saved state will replace."""
-        super().__init__()
+        super().__init__(config.weight_bits, config.scales)
         self.config = config
-        self.storage_bits = config.weight_bits
-        rows = weight.detach().flatten(1)
-        groups = rows if config.scales == "channel" else rows.reshape(1, -1)
-        check_usable(weight)
+        groups = self.groups(weight.detach().flatten(1))
         if fit and config.initial == "least_squares":
             scales = least_squares_scales(groups, config.branches)
         else:  # equally spaced levels up to the largest weight
@@ -47,34 +51,34 @@ class BranchQuantizer(WeightQuantizer):
         self.g1 = nn.Parameter(1 / largest)
         self.g2 = nn.Parameter(largest.clone())
         self.register_buffer("temperature", torch.tensor(config.temperature.start))
-        self.host_temperature = HostTemperature(config.temperature.start)
-        self.register_load_state_dict_post_hook(lambda module, _: module.host_temperature.read_back(module.temperature))
+        # the same number on the host: a decision in Python that reads the buffer would make the host wait for a GPU
+        self.host_temperature = config.temperature.start
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "host_temperature", float(module.temperature)))
+        self.use_compiled = False  # compiled kernels, if the machine has a compiler: policies.use_compiled_kernels
         # as in LSQ: a scale sums the gradients of many weights and would otherwise move much faster than they do
         self.gradient_scale = (groups.shape[1] * config.branches) ** -0.5 if config.gradient_scale == "lsq" else 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
-        if (finished := self.finished_weight()) is not None:
-            return finished
-        rows = memory_order(weight).flatten(1)
+        if self.finished is not None:
+            return self.finished
+        values = memory_order(weight).flatten(1), self.a, self.g1, self.g2
         if self.training:
-            count = len(self.a)
-            g1, g2 = self.g1.expand(count, 1), self.g2.expand(count, 1)
-            layer = branch_function.OneLayer(rows, count)
-            scale = rows.new_full((count, 1), self.gradient_scale)
-            (quantized,) = branch_function.BranchQuantize.apply(
-                layer, self.config.forward == "hard", self.compiled, self.a, g1, g2, self.absolute_temperature(), scale, rows
-            )
+            kernels = self.config.forward == "hard", self.compiled
+            quantized = branch_function.one_layer(*values, self.absolute_temperature(), *kernels, self.gradient_scale)
         else:
-            quantized = branch_function.hard(rows, self.a, self.g1, self.g2)
+            quantized = branch_function.hard(*values)
         return from_memory_order(quantized, weight)
 
     def advance(self, progress: float, epoch: int) -> None:
-        self.host_temperature.set(temperature(self.config.temperature, progress), self.temperature)
+        value = temperature(self.config.temperature, progress)
+        if value != self.host_temperature:
+            self.temperature.fill_(value)
+        self.host_temperature = value
 
     @property
     def compiled(self) -> bool:
         """Whether the next training step uses compiled kernels: they compute up to a temperature of LARGEST only."""
-        return self.joint is not None and self.joint.compiled and self.host_temperature.value <= LARGEST
+        return self.use_compiled and self.host_temperature <= LARGEST
 
     def absolute_temperature(self) -> Tensor:
         """(G, 1) the temperature in units of the scaled weight g1 w: `temperature` is relative to the largest level, sum_j a_j."""
@@ -83,14 +87,12 @@ class BranchQuantizer(WeightQuantizer):
     @torch.no_grad()
     def transfer(self, weight: Tensor) -> Transfer:
         levels = levels_and_planes(self.a[:1])[0]
-        rows = weight.flatten(1) if len(self.a) == 1 else weight.flatten(1)[:1]
-        return Transfer(self.g1 * rows, levels[0], midpoints(levels)[0])
+        return Transfer(self.g1 * self.groups(weight.flatten(1))[:1], levels[0], midpoints(levels)[0])
 
     @torch.no_grad()
     def soft_hard_gap(self, weight: Tensor) -> Tensor:
-        rows = weight.flatten(1)
-        soft = branch_function.soft(rows, self.a, self.g1, self.g2, self.absolute_temperature())
-        hard = branch_function.hard(rows, self.a, self.g1, self.g2)
+        values = weight.flatten(1), self.a, self.g1, self.g2
+        soft, hard = branch_function.soft(*values, self.absolute_temperature()), branch_function.hard(*values)
         return ((soft - hard).abs() / (self.g2.abs() * self.a.sum(1, keepdim=True))).mean()
 
     @torch.no_grad()
@@ -106,10 +108,9 @@ class BranchQuantizer(WeightQuantizer):
     def check(self, weight: Tensor, layer: str) -> None:
         """As for every quantizer; also for a branch that has collapsed or that no weight uses."""
         super().check(weight, layer)
+        remedy = "lower scale_learning_rate or use fewer branches"
         if self.g1 == 0 or self.g2 == 0 or (self.a <= COLLAPSED * self.a.amax(1, keepdim=True)).any():
-            raise DbqError(
-                f"layer {layer}: a branch has collapsed (scales {self.a.tolist()[:3]})", "lower scale_learning_rate or use fewer branches"
-            )
+            raise DbqError(f"layer {layer}: a branch has collapsed (scales {self.a.tolist()[:3]})", remedy)
         unused = [str(j + 1) for j, plane in enumerate(self.decompose(weight).planes) if not plane.any()]
         if unused:
-            raise DbqError(f"layer {layer}: no weight uses branch {', '.join(unused)}", "lower scale_learning_rate or use fewer branches")
+            raise DbqError(f"layer {layer}: no weight uses branch {', '.join(unused)}", remedy)

@@ -10,7 +10,7 @@ import operator
 import torch
 from torch import Tensor
 
-from dbq.quantizers.levels import assign, levels_and_planes, midpoints, take
+from dbq.quantizers.levels import assign, levels_and_planes, midpoints, sorted_levels, take
 
 COARSE, SAMPLE = 128, 2048  # quantiles that represent a group's weights: to rank the starts, to refine the best ones
 KEPT = 6  # starts that are refined
@@ -38,7 +38,7 @@ def _quantiles(w: Tensor, count: int) -> Tensor:
 
 def squared_error(w: Tensor, scales: Tensor) -> Tensor:
     """Mean squared error (G,) of the hard quantizer with these scales and g1 = g2 = 1."""
-    levels, _ = levels_and_planes(scales)
+    levels, _ = sorted_levels(scales)
     return (w - take(levels, assign(w, midpoints(levels)))).square().mean(1)
 
 

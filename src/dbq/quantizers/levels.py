@@ -12,19 +12,20 @@ import itertools
 import torch
 from torch import Tensor
 
+TERNARY, BINARY = (-1.0, 0.0, 1.0), (-1.0, 1.0)
 BLOCK = 1 << 17  # elements of a temporary: 512 KiB of float32 stay in a processor's cache
 
 
 @functools.cache
-def ternary_vectors(branches: int, device=None) -> Tensor:
-    """(N, B) all vectors of {-1, 0, 1}^B, those with fewer non-zeros first. The tensor is shared: don't write to it."""
-    vectors = sorted(itertools.product((-1.0, 0.0, 1.0), repeat=branches), key=lambda v: (sum(map(abs, v)), v))
+def plane_values(branches: int, device=None, digits: tuple[float, ...] = TERNARY) -> Tensor:
+    """(N, B) all vectors of digits^B, those with fewer non-zeros first. The tensor is shared: don't write to it."""
+    vectors = sorted(itertools.product(digits, repeat=branches), key=lambda v: (sum(map(abs, v)), v))
     return torch.tensor(vectors, device=device)
 
 
-def sorted_levels(scales: Tensor) -> tuple[Tensor, Tensor]:
+def sorted_levels(scales: Tensor, digits: tuple[float, ...] = TERNARY) -> tuple[Tensor, Tensor]:
     """Sorted levels (G, N) of the branch scales (G, B), and the vector of plane values (G, N, B) that gives each level."""
-    vectors = ternary_vectors(scales.shape[1], scales.device).to(scales.dtype)
+    vectors = plane_values(scales.shape[1], scales.device, digits).to(scales.dtype)
     values = scales[:, :1] * vectors[:, 0]
     for branch in range(1, scales.shape[1]):  # integer replay sums in this order to get the same bits
         values.addcmul_(scales[:, branch : branch + 1], vectors[:, branch])
@@ -36,9 +37,8 @@ def levels_and_planes(scales: Tensor) -> tuple[Tensor, Tensor]:
     """sorted_levels, where equal levels have the same planes: those with the fewest non-zeros."""
     levels, planes = sorted_levels(scales)
     positions = torch.arange(levels.shape[1], device=levels.device).expand_as(levels)
-    repeats = torch.zeros_like(levels, dtype=torch.bool)
-    repeats[:, 1:] = levels[:, 1:] == levels[:, :-1]
-    first = torch.cummax(torch.where(repeats, torch.zeros_like(positions), positions), dim=1).values
+    repeats = torch.nn.functional.pad(levels[:, 1:] == levels[:, :-1], (1, 0))
+    first = torch.cummax(positions.masked_fill(repeats, 0), dim=1).values
     return levels, planes.gather(1, first[:, :, None].expand_as(planes))
 
 

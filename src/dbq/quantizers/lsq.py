@@ -1,15 +1,13 @@
 """LSQ, learned step size quantization (Esser et al. 2020; read in zhutmost/lsq-net): a uniform grid whose step is learnt.
 
 The step s starts at 2 * mean |w| / sqrt(Qp). Its gradient, with v = w / s, is round(v) - v inside the grid, -Qn below and Qp above,
-times 1 / sqrt(Qp * number of weights); a weight that is clipped gets no gradient. Ties as in grid.py.
+times 1 / sqrt(Qp * number of weights); a weight that is clipped gets no gradient. Ties as in uniform.py.
 """
 
 import torch
 from torch import Tensor, nn
 
-from dbq.errors import DbqError
-from dbq.quantizers.base import check_usable
-from dbq.quantizers.grid import GridQuantizer, nearest
+from dbq.quantizers.uniform import GridQuantizer, nearest
 
 
 class LearntStep(torch.autograd.Function):
@@ -34,25 +32,18 @@ class LearntStep(torch.autograd.Function):
 
 
 class LsqQuantizer(GridQuantizer):
-    """Weights on step * {-Qn .. Qp}: Qn = Qp = 2^(bits-1) - 1 (symmetric), or Qn = 2^(bits-1) (full)."""
+    """The grid is symmetric or full, as `config.levels` says."""
+
+    must_be_positive = {"s": "learnt step"}
 
     def __init__(self, weight: Tensor, config, fit: bool = True):
-        largest = 2 ** (config.bits - 1) - 1
-        super().__init__(config.bits, -largest - (config.levels == "full"), largest)
-        check_usable(weight)
-        start = 2 * weight.detach().abs().mean() / largest**0.5 if fit else torch.ones((), dtype=weight.dtype, device=weight.device)
+        super().__init__(config.bits, config.levels == "full")
+        start = 2 * weight.detach().abs().mean() / self.largest**0.5 if fit else weight.new_ones(())
         self.s = nn.Parameter(start.clone())
-        self.gradient_scale = (largest * weight.numel()) ** -0.5
+        self.gradient_scale = (self.largest * weight.numel()) ** -0.5
 
     def step(self, weight: Tensor) -> Tensor:
         return self.s.detach().reshape(1)
 
     def forward(self, weight: Tensor) -> Tensor:
         return LearntStep.apply(weight, self.s, self.lowest, self.largest, self.gradient_scale)
-
-    @torch.no_grad()
-    def check(self, weight: Tensor, layer: str) -> None:
-        """As for every quantizer; also for a step that is not positive."""
-        if self.s <= 0:
-            raise DbqError(f"layer {layer}: the learnt step is {float(self.s):.3g}", "lower scale_learning_rate")
-        super().check(weight, layer)

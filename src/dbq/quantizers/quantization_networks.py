@@ -14,25 +14,20 @@ Tie rule: a weight on a threshold takes the level above it, as in levels.py.
 import torch
 from torch import Tensor, nn
 
-from dbq.errors import DbqError
-from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
-from dbq.quantizers.levels import count_below
-from dbq.quantizers.memory_order import from_memory_order, memory_order
-from dbq.quantizers.sigmoids import blocks, sigmoids
+from dbq.quantizers.base import Transfer, WeightQuantizer, from_memory_order, memory_order
+from dbq.quantizers.levels import assign
+from dbq.quantizers.sigmoids import sum_of_sigmoids
 
 HEADROOM = 1.25  # the largest scaled weight starts at so many times the largest level
 ITERATIONS = 300  # of k-means at most
 
 
 class SumOfSigmoids(torch.autograd.Function):
-    """apply(w (C, K), beta, alpha, T, levels (N,), thresholds (N-1,)) -> Q_T (C, K); beta, alpha and T are scalars, T gets no gradient.
-
-    No tensor of N values a weight is kept for the backward pass, which computes the sigmoids again.
-    """
+    """apply(w (C, K), beta, alpha, T, levels (N,), thresholds (N-1,)) -> Q_T (C, K); beta, alpha and T are scalars, T gets no gradient."""
 
     @staticmethod
     def forward(ctx, w, beta, alpha, temperature, levels, thresholds):
-        result = _over_blocks(w, beta, temperature, levels, thresholds, slopes=False).add_(levels[0]).mul_(alpha)
+        result = _sums(w, beta, temperature, levels, thresholds).add_(levels[0]).mul_(alpha)
         ctx.save_for_backward(w, beta, alpha, temperature, levels, thresholds, result)
         return result
 
@@ -40,19 +35,14 @@ class SumOfSigmoids(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         w, beta, alpha, temperature, levels, thresholds, result = ctx.saved_tensors
-        slope = _over_blocks(w, beta, temperature, levels, thresholds, slopes=True).mul_(grad * (alpha * temperature))
+        slope = _sums(w, beta, temperature, levels, thresholds, derivative=True).mul_(grad * (alpha * temperature))
         return slope * beta, (slope * w).sum(), (grad * result).sum() / alpha, None, None, None
 
 
-def _over_blocks(w, beta, temperature, levels, thresholds, slopes: bool) -> Tensor:
-    """sum_i d_i s_i, or sum_i d_i s_i (1 - s_i), of each weight (C, K), some rows at a time."""
-    gaps = levels.diff().expand(len(w), 1, -1)
-    result = torch.empty_like(w)
-    slope_of_input, offsets = (temperature * beta).reshape(1, 1), (temperature * thresholds)[None]
-    for _, w_, _, gaps_, result_ in blocks(w, gaps.mT, gaps, result[:, None]):
-        s = sigmoids(w_, slope_of_input, offsets)  # (rows, N-1, K)
-        torch.bmm(gaps_, s.mul_(1 - s) if slopes else s, out=result_)
-    return result
+def _sums(w, beta, temperature, levels, thresholds, derivative: bool = False) -> Tensor:
+    """sum_i d_i s_i, or sum_i d_i s_i (1 - s_i), of each weight (C, K)."""
+    per_row = (value.expand(len(w), -1) for value in (levels.diff(), (temperature * beta).reshape(1), temperature * thresholds))
+    return sum_of_sigmoids(w, *per_row, derivative)
 
 
 def k_means(values: Tensor, clusters: int) -> Tensor:
@@ -88,12 +78,12 @@ def _edges(values: Tensor, centres: Tensor) -> Tensor:
 class QuantizationNetworksQuantizer(WeightQuantizer):
     """Weights in alpha * levels. Parameters: beta and alpha, scalars. Levels, thresholds and temperature are buffers."""
 
+    must_be_positive = {"alpha": "scale alpha", "beta": "scale beta"}
+
     def __init__(self, weight: Tensor, config, fit: bool = True):
-        super().__init__()
-        check_usable(weight)
+        super().__init__(config.weight_bits)
         self.config = config
         self.coding = "ternary" if config.branches else "fixed_point"
-        self.storage_bits = config.weight_bits
         weight = weight.detach()
         levels = torch.tensor(config.levels, dtype=weight.dtype, device=weight.device)
         beta = HEADROOM * levels.abs().amax() / weight.abs().amax()
@@ -106,14 +96,13 @@ class QuantizationNetworksQuantizer(WeightQuantizer):
 
     def forward(self, weight: Tensor) -> Tensor:
         rows = memory_order(weight).flatten(1)
-        if self.training:
-            quantized = SumOfSigmoids.apply(rows, self.beta, self.alpha, self.temperature, self.levels, self.thresholds)
-        else:
-            quantized = self._hard(rows)
-        return from_memory_order(quantized, weight)
+        return from_memory_order(self._soft(rows) if self.training else self._hard(rows), weight)
+
+    def _soft(self, rows: Tensor) -> Tensor:
+        return SumOfSigmoids.apply(rows, self.beta, self.alpha, self.temperature, self.levels, self.thresholds)
 
     def _index(self, rows: Tensor) -> Tensor:
-        return count_below(self.beta * rows, self.thresholds[None]).long()
+        return assign(self.beta * rows, self.thresholds[None])
 
     def _hard(self, rows: Tensor) -> Tensor:
         return (self.alpha * self.levels)[self._index(rows)]
@@ -129,25 +118,10 @@ class QuantizationNetworksQuantizer(WeightQuantizer):
         return self.alpha.detach().reshape(1)
 
     @torch.no_grad()
-    def decompose(self, weight: Tensor) -> Decomposition:
-        if self.coding == "fixed_point":
-            return super().decompose(weight)
-        return Decomposition(self.integers(weight).flatten(1)[None].to(torch.int8), self.step(weight)[None])
-
-    @torch.no_grad()
     def transfer(self, weight: Tensor) -> Transfer:
         return Transfer(self.beta * weight, self.levels, self.thresholds)
 
     @torch.no_grad()
     def soft_hard_gap(self, weight: Tensor) -> Tensor:
         rows = weight.flatten(1)
-        soft = SumOfSigmoids.apply(rows, self.beta, self.alpha, self.temperature, self.levels, self.thresholds)
-        return (soft - self._hard(rows)).abs().mean() / (self.alpha * self.levels.abs().amax()).abs()
-
-    @torch.no_grad()
-    def check(self, weight: Tensor, layer: str) -> None:
-        """As for every quantizer; also for a scale that is not positive."""
-        for name in ("alpha", "beta"):
-            if getattr(self, name) <= 0:
-                raise DbqError(f"layer {layer}: the scale {name} is {float(getattr(self, name)):.3g}", "lower scale_learning_rate")
-        super().check(weight, layer)
+        return (self._soft(rows) - self._hard(rows)).abs().mean() / (self.alpha * self.levels.abs().amax()).abs()

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from dbq.quantizers.base import WeightQuantizer
+from dbq.quantizers.base import from_memory_order, memory_order
 from dbq.quantizers.branch_function import BranchQuantize
-from dbq.quantizers.compiled import check_compiler
 from dbq.quantizers.dbq import BranchQuantizer
-from dbq.quantizers.memory_order import from_memory_order, memory_order
 from dbq.quantizers.uniform import RoundToGrid, UniformQuantizer
 
 SHORTEST, PADDED = 512, 1024  # length of a row: the sizes' greatest common divisor if it is at least SHORTEST, else PADDED
@@ -61,94 +59,61 @@ class Rows:
 class BranchLayers:
     """DBQ layers with one set of scales a layer. Layers with scales per channel are quantized one by one."""
 
-    def __init__(self, quantizers: list[BranchQuantizer], weights: list[Tensor]):
-        self.quantizers, self.weights = quantizers, weights
-        self.rows = Rows(weights)
-        self.gradient_scale = torch.tensor([[quantizer.gradient_scale] for quantizer in quantizers], device=weights[0].device)
-
-    @staticmethod
-    def accepts(quantizer: WeightQuantizer) -> bool:
-        return isinstance(quantizer, BranchQuantizer) and quantizer.config.scales == "layer"
+    def __init__(self, layers: list[parametrize.ParametrizationList]):
+        self.quantizers, self.weights = [layer[0] for layer in layers], [layer.original for layer in layers]
+        self.rows = Rows(self.weights)
+        self.gradient_scale = torch.tensor([[quantizer.gradient_scale] for quantizer in self.quantizers], device=self.weights[0].device)
 
     def quantize(self) -> tuple[Tensor, ...]:
         """The quantized weights of each layer, in its shape and memory format."""
-        quantizers = self.quantizers
-        a = torch.cat([quantizer.a for quantizer in quantizers])
-        g1 = torch.stack([quantizer.g1 for quantizer in quantizers])[:, None]
-        g2 = torch.stack([quantizer.g2 for quantizer in quantizers])[:, None]
-        relative = torch.stack([quantizer.temperature for quantizer in quantizers])[:, None]
+        first = self.quantizers[0]
+        a = torch.cat([quantizer.a for quantizer in self.quantizers])
+        scalars = ("g1", "g2", "temperature")
+        g1, g2, relative = (torch.stack([getattr(quantizer, name) for quantizer in self.quantizers])[:, None] for name in scalars)
         temperature = (relative / a.detach().sum(1, keepdim=True)).clamp_max(1e30)
-        hard_forward = quantizers[0].config.forward == "hard"
-        return BranchQuantize.apply(
-            self.rows, hard_forward, quantizers[0].compiled, a, g1, g2, temperature, self.gradient_scale, *self.weights
-        )  # fmt: skip
+        factors = (a, g1, g2, temperature, self.gradient_scale)
+        return BranchQuantize.apply(self.rows, first.config.forward == "hard", first.compiled, *factors, *self.weights)
 
 
 class UniformLayers:
     """Uniform layers of any widths."""
 
-    def __init__(self, quantizers: list[UniformQuantizer], weights: list[Tensor]):
-        self.quantizers, self.weights = quantizers, weights
-        self.largest = [quantizer.largest for quantizer in quantizers]
-
-    @staticmethod
-    def accepts(quantizer: WeightQuantizer) -> bool:
-        return isinstance(quantizer, UniformQuantizer)
+    def __init__(self, layers: list[parametrize.ParametrizationList]):
+        self.quantizers, self.weights = [layer[0] for layer in layers], [layer.original for layer in layers]
 
     def quantize(self) -> tuple[Tensor, ...]:
-        """The quantized weights of each layer."""
-        return RoundToGrid.apply(self.largest, *self.weights)
+        return RoundToGrid.apply([quantizer.largest for quantizer in self.quantizers], *self.weights)
 
 
 class JointQuantization:
-    """What the quantizers of one network share: the layers that are quantized in one call, their finished weights, and the kernels.
+    """What the quantizers of one network share; made once, when all are inserted.
 
-    `attach` makes one for a network and tells each quantizer of it. In training mode the network's forward pass begins with one call for
-    each group of layers. During the pass a quantizer takes its weight from `finished`; after the pass nothing is left there.
-    compiled: whether DBQ's layers train with the kernels of compiled.py.
+    In training mode the network's forward pass begins with one call for each group of layers. During the pass each of their quantizers
+    has its `finished` weight; after it none has. The network keeps the object, and a copy of the network has a copy.
     """
 
     def __init__(self, network: nn.Module):
         self.layers = [module.parametrizations.weight for module in network.modules() if parametrize.is_parametrized(module, "weight")]
         self.groups: list[BranchLayers | UniformLayers] | None = None
-        self.finished: dict[WeightQuantizer, Tensor] = {}
-        self.compiled = False
-        for layer in self.layers:
-            layer[0].join(self)
+        network.joint_quantization = self
         network.register_forward_pre_hook(self._before)
         network.register_forward_hook(self._after, always_call=True)
-
-    def use_compiled_kernels(self) -> None:
-        """Raises DbqError on a machine that can't compile."""
-        check_compiler(self.layers[0].original.device)
-        self.compiled = True
 
     def _before(self, network: nn.Module, inputs) -> None:
         if not network.training:
             return
         if self.groups is None:  # not earlier: until its first pass the network may move to another device or memory format
             self.groups = self._group()
-        self.finished = {
-            quantizer: weight for group in self.groups for quantizer, weight in zip(group.quantizers, group.quantize(), strict=True)
-        }
+        for group in self.groups:
+            for quantizer, weight in zip(group.quantizers, group.quantize(), strict=True):
+                quantizer.finished = weight
 
     def _after(self, network: nn.Module, inputs, outputs) -> None:
-        self.finished = {}
+        for layer in self.layers:
+            layer[0].finished = None
 
-    def _group(self) -> list:
+    def _group(self) -> list[BranchLayers | UniformLayers]:
         """A layer that is alone in its group isn't joined."""
-        groups = []
-        for kind in (BranchLayers, UniformLayers):
-            layers = [layer for layer in self.layers if kind.accepts(layer[0])]
-            if len(layers) > 1:
-                groups.append(kind([layer[0] for layer in layers], [layer.original for layer in layers]))
-        return groups
-
-
-def attach(network: nn.Module) -> JointQuantization:
-    """Quantize the network's layers together from now on. Called once, when all quantizers are inserted.
-
-    The network keeps the object as `joint_quantization`; a copy of the network has a copy of it.
-    """
-    network.joint_quantization = JointQuantization(network)
-    return network.joint_quantization
+        branches = [layer for layer in self.layers if isinstance(layer[0], BranchQuantizer) and not layer[0].per_channel]
+        uniform = [layer for layer in self.layers if isinstance(layer[0], UniformQuantizer)]
+        return [kind(layers) for kind, layers in ((BranchLayers, branches), (UniformLayers, uniform)) if len(layers) > 1]

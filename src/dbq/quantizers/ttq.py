@@ -13,15 +13,11 @@ Tie rule, as in the authors' code: a weight whose magnitude is exactly the thres
 import torch
 from torch import Tensor, nn
 
-from dbq.errors import DbqError
-from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
+from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer
 
 
 class TrainedTernary(torch.autograd.Function):
-    """apply(weight, positive scale, negative scale, threshold, gradient_scale) -> quantized; the scales and the threshold are scalars.
-
-    gradient_scale (a number) multiplies the gradients of the two scales.
-    """
+    """apply(weight, Wp, Wn, threshold, gradient_scale) -> quantized; the last is a number, which multiplies the gradients of Wp and Wn."""
 
     @staticmethod
     def forward(ctx, weight, positive, negative, threshold, gradient_scale):
@@ -42,15 +38,13 @@ class TrainedTernary(torch.autograd.Function):
 class TtqQuantizer(WeightQuantizer):
     """Weights in {-Wn, 0, Wp}. One plane for each sign: hardware sums each sign on its own and scales the two sums."""
 
+    must_be_positive = {side: f"scale of the {side} weights" for side in ("positive", "negative")}
+
     def __init__(self, weight: Tensor, config, fit: bool = True):
-        super().__init__()
-        check_usable(weight)
+        super().__init__(config.weight_bits)
         self.fraction = config.threshold
-        self.storage_bits = config.weight_bits
         self.gradient_scale = weight.numel() ** -0.5 if config.gradient_scale == "lsq" else 1.0
-        start = torch.ones(2, dtype=weight.dtype, device=weight.device)
-        if fit and config.initial == "mean":
-            start = self._means(weight.detach())
+        start = self._means(weight.detach()) if fit and config.initial == "mean" else weight.new_ones(2)
         self.positive = nn.Parameter(start[0].clone())
         self.negative = nn.Parameter(start[1].clone())
 
@@ -78,11 +72,3 @@ class TtqQuantizer(WeightQuantizer):
         threshold = self.threshold(weight)
         levels = torch.stack([-self.negative, torch.zeros_like(self.positive), self.positive])
         return Transfer(weight, levels, torch.stack([-threshold, threshold]))
-
-    @torch.no_grad()
-    def check(self, weight: Tensor, layer: str) -> None:
-        """As for every quantizer; also for a scale that is not positive."""
-        super().check(weight, layer)
-        for name, scale in (("positive", self.positive), ("negative", self.negative)):
-            if scale <= 0:
-                raise DbqError(f"layer {layer}: the scale of the {name} weights is {float(scale):.3g}", "lower scale_learning_rate")

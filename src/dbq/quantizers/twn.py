@@ -8,9 +8,7 @@ Tie rule, as in the authors' code: a weight whose magnitude is exactly the thres
 import torch
 from torch import Tensor
 
-from dbq.quantizers.base import Decomposition, Transfer, WeightQuantizer, check_usable
-from dbq.quantizers.memory_order import from_memory_order, memory_order
-from dbq.quantizers.straight_through import straight_through
+from dbq.quantizers.base import Decomposition, StraightThrough, Transfer, WeightQuantizer, from_memory_order, memory_order
 
 THRESHOLD = 0.75  # of mean |w|
 
@@ -28,28 +26,22 @@ class TwnQuantizer(WeightQuantizer):
     """Weights in {-scale, 0, scale}; no parameters and no state."""
 
     def __init__(self, weight: Tensor, config, fit: bool = True):
-        super().__init__()
-        check_usable(weight)
-        self.per_channel = config.scales == "channel"
-        self.storage_bits = config.weight_bits
-
-    def _groups(self, rows: Tensor) -> Tensor:
-        return rows if self.per_channel else rows.reshape(1, -1)
+        super().__init__(config.weight_bits, config.scales)
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.no_grad():
-            planes, scale, _ = planes_and_scales(self._groups(memory_order(weight).flatten(1)))
+            planes, scale, _ = planes_and_scales(self.groups(memory_order(weight).flatten(1)))
             quantized = from_memory_order(planes.mul_(scale), weight)
-        return straight_through(weight, quantized)
+        return StraightThrough.apply(weight, quantized)
 
     @torch.no_grad()
     def decompose(self, weight: Tensor) -> Decomposition:
-        planes, scale, _ = planes_and_scales(self._groups(memory_order(weight).flatten(1)))
+        planes, scale, _ = planes_and_scales(self.groups(memory_order(weight).flatten(1)))
         return Decomposition(from_memory_order(planes, weight).flatten(1)[None].to(torch.int8), scale)
 
     @torch.no_grad()
     def transfer(self, weight: Tensor) -> Transfer:
-        group = self._groups(weight.flatten(1))[:1]
+        group = self.groups(weight.flatten(1))[:1]
         _, scale, threshold = planes_and_scales(group)
         positive = torch.cat([torch.zeros_like(scale[0]), scale[0]])
         return Transfer(group, torch.cat([-scale[0], positive]), torch.cat([-threshold[0], threshold[0]]))

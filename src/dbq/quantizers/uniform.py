@@ -1,4 +1,4 @@
-"""Symmetric uniform weights of 2 to 8 bits: the fixed-point method of the tables, and what the layer policy gives to sensitive layers."""
+"""Uniform grids; the symmetric one is the fixed-point method of the tables, and what the layer policy gives to sensitive layers."""
 
 import math
 from dataclasses import dataclass
@@ -6,9 +6,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dbq.quantizers.grid import GridQuantizer
+from dbq.quantizers.base import Transfer, WeightQuantizer
 
 SMALLEST_STEP = 1e-12
+
+
+def nearest(weight: Tensor, step: Tensor, lowest: int, largest: int) -> Tensor:
+    """The integers, as floats. Tie rule: half-way between two integers the even one is taken (torch.round)."""
+    return (weight / step).round_().clamp_(lowest, largest)
+
+
+class GridQuantizer(WeightQuantizer):
+    """Weights on step * {-Qn .. Qp}: Qn = Qp = 2^(bits-1) - 1, or Qn = 2^(bits-1) (full). The grid {-1, 0, 1} is ternary coding."""
+
+    def __init__(self, bits: int, full: bool = False):
+        super().__init__(bits)
+        self.largest = 2 ** (bits - 1) - 1
+        self.lowest = -self.largest - full
+        self.coding = "ternary" if (self.lowest, self.largest) == (-1, 1) else "fixed_point"
+
+    @torch.no_grad()
+    def integers(self, weight: Tensor) -> Tensor:
+        return nearest(weight, self.step(weight), self.lowest, self.largest).to(torch.int32)
+
+    @torch.no_grad()
+    def transfer(self, weight: Tensor) -> Transfer:
+        levels = torch.arange(self.lowest, self.largest + 1, device=weight.device, dtype=weight.dtype)
+        return Transfer(weight / self.step(weight), levels, levels[1:] - 0.5)
 
 
 @dataclass(frozen=True)
@@ -45,17 +69,14 @@ def _steps(weights, largest) -> tuple[Tensor, ...]:
 
 
 class UniformQuantizer(GridQuantizer):
-    """Weights on the grid step * {-(2^(bits-1)-1) .. 2^(bits-1)-1}, whose step follows the largest weight. config: has `bits`."""
+    """The symmetric grid whose largest value is the largest weight. config: has `bits`."""
 
     def __init__(self, weight: Tensor, config, fit: bool = True):
-        largest = 2 ** (config.bits - 1) - 1
-        super().__init__(config.bits, -largest, largest)
+        super().__init__(config.bits)
         self.coding = "fixed_point"  # of 2 bits too, so that a layer which a policy leaves to `uniform` is counted as fixed point
 
     def step(self, weight: Tensor) -> Tensor:
         return _steps((weight.detach(),), (self.largest,))[0].reshape(1)
 
     def forward(self, weight: Tensor) -> Tensor:
-        if (finished := self.finished_weight()) is not None:
-            return finished
-        return RoundToGrid.apply((self.largest,), weight)[0]
+        return RoundToGrid.apply((self.largest,), weight)[0] if self.finished is None else self.finished

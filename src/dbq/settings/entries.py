@@ -109,7 +109,7 @@ class HardwareSettings(Settings):
 OVERHEAD_METHODS = (
     "float", "dbq-1t", "dbq-2t", "dbq-3t", "dbq-1t-compiled", "dbq-2t-compiled", "dbq-3t-compiled", "float-by-input", "dbq-2t-by-input",
     "uniform-8", "twn", "ttq", "lsq-2", "lsq-4", "lq-nets-2", "quantization-networks", "sawb-4",
-    "brevitas-uniform-8", "brevitas-lsq-2", "brevitas-lsq-4", "torchao-uniform-8",
+    "brevitas-uniform-8", "brevitas-lsq-2", "brevitas-lsq-4",
 )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ class OverheadSettings(Settings):
     methods: Literal["all"] | list[OverheadMethod]
     batch_size: Annotated[int, Field(ge=2)]
     steps: Annotated[int, Field(ge=2)]  # timed ones of each method
-    memory: bool  # peak memory too; on a CPU a process for each method
+    memory: bool  # peak memory too
 
 
 class Start(Settings):

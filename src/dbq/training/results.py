@@ -11,7 +11,7 @@ import torch
 from dbq.files import read_json, write_csv, write_json, write_sealed
 from dbq.insertion.policies import COLUMNS, branch_quantizers, method_quantizers, weight_quantizers
 from dbq.quantizers import branch_function
-from dbq.quantizers.temperature import temperature
+from dbq.quantizers.dbq import temperature
 from dbq.training import certificates
 from dbq.training.loop import HISTORY
 from dbq.training.runs import Run, beginning_of
