@@ -19,8 +19,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dbq.integer.fixed_point import unsigned_aware_bits
-
 
 @dataclass(frozen=True)
 class Value:
@@ -32,8 +30,9 @@ class Value:
     shape: tuple[int, ...]
 
     @property
-    def bits(self) -> int:
-        return unsigned_aware_bits(self.low, self.high)
+    def largest(self) -> int:
+        """Magnitude."""
+        return max(abs(self.low), abs(self.high))
 
 
 @dataclass
