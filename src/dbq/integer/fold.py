@@ -11,6 +11,7 @@ from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
 from dbq.integer import fixed_point
 from dbq.integer.planes import Parts
+from dbq.integer.program import Value
 
 FLOAT32_ROUNDING = 2.0**-24  # relative, of one operation of the training graph
 BIAS_BITS = 8  # a bias has at least so many bits more than a multiplier, also where the sums are narrow
@@ -80,20 +81,21 @@ class Constants:
     slack: Slack
 
 
-def constants(name: str, parts: Parts, folded: Fold, lsb_in: float, low_in: int, high_in: int, lsb_out: float | None, bits: int):
-    """(Constants, lsb_out) of a layer whose inputs are integers from low_in to high_in.
+def constants(name: str, parts: Parts, folded: Fold, given: Value, lsb_out: float | None, bits: int) -> tuple[Constants, float]:
+    """(Constants, lsb_out) of a layer whose inputs are the integers of the value `given`.
 
     lsb_out None (logits): the power of two at which the layer's largest multiplier uses all of its bits and no shift is needed.
     """
-    factors = parts.scales * folded.gain * lsb_in
-    accumulator_bits = fixed_point.accumulator_bits(parts.planes, low_in, high_in)
-    if lsb_out is None:
+    factors = parts.scales * folded.gain * given.lsb
+    accumulator_bits = fixed_point.accumulator_bits(parts.planes, given.low, given.high)
+    is_logits = lsb_out is None
+    if is_logits:
         _, shift = fixed_point.mantissas([[np.abs(factors).max()]], bits)
         lsb_out = float(2.0 ** -int(shift[0]))
-        factors, offset = factors / lsb_out, folded.offset / lsb_out
+    factors, offset = factors / lsb_out, folded.offset / lsb_out
+    if is_logits:
         shifts = np.zeros(factors.shape[1], np.int64)
     else:
-        factors, offset = factors / lsb_out, folded.offset / lsb_out
         _, shifts = fixed_point.mantissas(factors, bits)
         # a bias that is far larger than the sums needs no more precision than sums of full width have
         _, exponents = np.frexp(offset)
@@ -102,22 +104,19 @@ def constants(name: str, parts: Parts, folded: Fold, lsb_in: float, low_in: int,
         shifts = np.where(offset != 0, np.minimum(shifts, widest - exponents), shifts)
         shifts = np.minimum(shifts, fixed_point.LARGEST_SHIFT)
     multipliers, bias = fixed_point.integers_at(factors, shifts), fixed_point.integers_at(offset, shifts)
-    smallest, largest = fixed_point.sum_range(parts.planes, min(low_in, 0), max(high_in, 0))
-    ends = np.stack([smallest, largest]).astype(object) * multipliers.astype(object)
-    lows, highs = ends.min(0).sum(0) + bias, ends.max(0).sum(0) + bias
-    product_bits = fixed_point.signed_bits(int(min(lows.min(), 0)), int(max(highs.max(), 0)))
+    ends = np.stack(fixed_point.sum_range(parts.planes, min(given.low, 0), max(given.high, 0))).astype(object) * multipliers.astype(object)
+    ends = np.stack([ends.min(0).sum(0), ends.max(0).sum(0)]) + bias
+    product_bits = fixed_point.signed_bits(int(min(ends.min(), 0)), int(max(ends.max(), 0)))
     if product_bits > 62:
-        raise DbqError(
-            f"layer {name}: the scaled sums need {product_bits} bits, more than 62",
-            f"lower engine.fixed_point_bits (now {bits})",
-        )
-    results = fixed_point.round_shift(torch.from_numpy(np.stack([lows, highs]).astype(np.int64)), torch.from_numpy(shifts))
+        problem = f"layer {name}: the scaled sums need {product_bits} bits, more than 62"
+        raise DbqError(problem, f"lower engine.fixed_point_bits (now {bits})")
+    results = fixed_point.round_shift(torch.from_numpy(ends.astype(np.int64)), torch.from_numpy(shifts))
     per_input = np.abs(factors - np.ldexp(multipliers.astype(np.float64), -shifts))  # of a multiplier, in units of lsb_out
     per_input += FLOAT32_ROUNDING * (parts.planes.shape[2] + 16) * np.abs(factors)
-    weights = (per_input[:, :, None] * np.abs(parts.planes)).sum(0) * lsb_out / lsb_in
+    weights = (per_input[:, :, None] * np.abs(parts.planes)).sum(0) * lsb_out / given.lsb
     constant = np.abs(offset - np.ldexp(bias.astype(np.float64), -shifts)) * lsb_out + FLOAT32_ROUNDING * 16 * folded.magnitude
-    ends = (int(results.min()), int(results.max()))
-    return Constants(multipliers, bias, shifts, accumulator_bits, *ends, Slack(weights, constant)), lsb_out
+    low, high = int(results.min()), int(results.max())
+    return Constants(multipliers, bias, shifts, accumulator_bits, low, high, Slack(weights, constant)), lsb_out
 
 
 def pixel_table(step: float, low: int, high: int, mean, std) -> torch.Tensor:
