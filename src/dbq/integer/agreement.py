@@ -19,6 +19,7 @@ from torch.nn import functional
 from dbq.integer.compile import Compiled
 from dbq.integer.fold import FLOAT32_ROUNDING, Slack
 from dbq.integer.program import Program
+from dbq.integer.streams import operands, reading_quantizer
 
 
 @dataclass
@@ -40,6 +41,14 @@ class SiteAgreement:
     farthest: float = 0.0
     widest: float = 0.0
 
+    def count(self, mismatches: int, explained: int, distances: Tensor, bounds: Tensor) -> None:
+        """Add the mismatches of a batch, with their distances and the bounds of all values."""
+        self.mismatches += mismatches
+        self.explained += explained
+        self.unexplained += mismatches - explained
+        self.farthest = max(self.farthest, float(distances.max()) if len(distances) else 0.0)
+        self.widest = max(self.widest, float(bounds.max()))
+
 
 class Comparison(fx.Interpreter):
     """Runs the training graph beside the integers that `program` gave; `compiled` has the graph and the bounds."""
@@ -53,21 +62,15 @@ class Comparison(fx.Interpreter):
     @torch.no_grad()
     def compare(self, images: Tensor, integers: dict[str, Tensor]) -> Tensor:
         """Count a batch, and return the training graph's logits. integers: those of every value of the program."""
-        self.integers = integers
-        self.forced = False
+        self.integers, self.forced = integers, False
         logits = self.run(images)
         self.forced = True
-        forced = self.run(images)
-        name = self.program.logits
-        own = integers[name].to(forced.device).double() * self.program.scale
+        forced = self.run(images).double()
+        own = integers[self.program.logits].to(forced.device).double() * self.program.scale
+        distance, bound = (forced - own).abs(), self.bounds.pop("logits").double()
         site = self.sites.setdefault("logits", SiteAgreement("logits"))
-        distance, bound = (forced.double() - own).abs(), self.bounds["logits"].double()
-        beyond = int((~(distance <= bound)).sum())
         site.values += forced.numel()
-        site.mismatches += beyond
-        site.unexplained += beyond
-        site.farthest, site.widest = max(site.farthest, float(distance.max())), max(site.widest, float(bound.max()))
-        self.bounds.clear()
+        site.count(int((~(distance <= bound)).sum()), 0, distance, bound)
         return logits
 
     def run_node(self, node):
@@ -85,8 +88,7 @@ class Comparison(fx.Interpreter):
         return result
 
     def _layer(self, node):
-        layer, x = self.described.module(node), self.env[node.args[0]]
-        quantizer = getattr(layer, "input_quantizer", None)
+        layer, x, quantizer = self.described.module(node), self.env[node.args[0]], reading_quantizer(self.described, node)
         if quantizer is not None:
             x = self._activation(f"{node.target}.input", node.args[0], quantizer)
         if self.forced:
@@ -97,22 +99,15 @@ class Comparison(fx.Interpreter):
         """Compare one activation, and return the program's in the second run, the graph's own in the first."""
         x, integers = self.env[source], self.integers[name].to(self.env[source].device)
         scaled = torch.mul(x, 1 / quantizer.step)
-        low = -quantizer.largest if quantizer.signed else 0
-        differs = scaled.round().clamp_(low, quantizer.largest) != integers
+        differs = scaled.round().clamp_(quantizer.smallest, quantizer.largest) != integers
         site = self.sites.setdefault(name, SiteAgreement(name))
         if not self.forced:
             site.values += integers.numel()
             site.differing += int(differs.sum())
             return quantizer(x)
         bound = (self.bounds[source] + self.slack[name]) / quantizer.step
-        site.widest = max(site.widest, float(bound.max()))
-        if differs.any():
-            beyond = (scaled[differs].clamp(low, quantizer.largest) - integers[differs]).abs().double() - 0.5
-            count, explained = int(differs.sum()), int((beyond <= bound[differs]).sum())
-            site.mismatches += count
-            site.explained += explained
-            site.unexplained += count - explained
-            site.farthest = max(site.farthest, float(beyond.max()))
+        beyond = (scaled[differs].clamp(quantizer.smallest, quantizer.largest) - integers[differs]).abs().double() - 0.5
+        site.count(len(beyond), int((beyond <= bound[differs]).sum()), beyond, bound)
         return (integers * quantizer.step).to(x.dtype)
 
     # ---- bounds: how far the program's exact value can be from the graph's, element by element, as a real number ----
@@ -124,19 +119,15 @@ class Comparison(fx.Interpreter):
             return self.bounds[node]
         if kind in ("batch_norm", "output"):  # the bound of a layer already includes its batch norm
             return self.bounds[node.args[0]]
-        if kind == "add":
-            return sum(self._operand(node, i) for i in range(2)) + FLOAT32_ROUNDING * result.abs()
-        if kind == "concatenate":
-            return torch.cat([self._operand(node, i) for i in range(len(node.args[0]))], 1)
+        if kind in ("add", "concatenate"):
+            name = self.described.name(node)
+            parts = [self.bounds[part] + self.slack.get(f"{name}.{i}", 0.0) for i, part in enumerate(operands(self.described, node))]
+            return sum(parts) + FLOAT32_ROUNDING * result.abs() if kind == "add" else torch.cat(parts, 1)
         if kind == "average":
             absolute = self._again(node, lambda source: self.env[source].abs())
             height, width = self.described.shape(node.args[0])[1:]
             return self._again(node, self.bounds.__getitem__) + FLOAT32_ROUNDING * (height * width + 2) * absolute
         return self._again(node, lambda source: self.bounds.get(source, self.env.get(source)))
-
-    def _operand(self, node: fx.Node, position: int) -> Tensor:
-        source = (node.args[0] if self.described.kinds[node] == "concatenate" else node.args)[position]
-        return self.bounds[source] + self.slack.get(f"{self.described.name(node)}.{position}", 0.0)
 
     def _again(self, node: fx.Node, value_of):
         """The node's own operation, run on other values."""

@@ -5,18 +5,21 @@ Validation images choose the smallest width of the multipliers. Test images only
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import statistics
+import time
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dbq.errors import DbqError
 from dbq.files import write_json
 from dbq.integer.compile import Widths, compile_network
 from dbq.integer.execute import run
-from dbq.integer.replay import Agreement, image_shape, interleaved_speed, replay, smallest_width
+from dbq.integer.program import Program
+from dbq.integer.replay import Agreement, image_shape, replay, smallest_width
 
 if TYPE_CHECKING:
     from dbq.settings.entries import EngineSettings
@@ -42,16 +45,10 @@ class Verdict:
         return difference <= self.bound + 1e-9 and self.agreement.unexplained == 0
 
     def as_dict(self) -> dict:
-        agreement = self.agreement
-        return {
-            "images": agreement.images, "fixed_point_bits": agreement.fixed_point_bits, "top1_graph": agreement.top1_graph,
-            "top1_float64": agreement.top1_float64, "top1_engine": agreement.top1_engine, "disagreeing": len(agreement.disagreeing),
-            "disagreeing_float64": len(agreement.disagreeing_float64), "unexplained": agreement.unexplained,
-            "graph_disagreeing_float64": agreement.graph_disagreeing_float64,
-            "logit_difference": agreement.logit_difference, "bound": self.bound, "smallest_width": self.smallest_width,
-            "width_images": self.width_images, "widths": self.widths, "sites": [asdict(site) for site in agreement.sites],
-            "accumulators": agreement.accumulators, "speed_ratio": self.speed_ratio,
-        }  # fmt: skip
+        """What engine.json holds: of the images that are classified differently only how many there are."""
+        agreement, own = asdict(self.agreement), {part.name: getattr(self, part.name) for part in fields(self) if part.name != "agreement"}
+        counts = {name: len(agreement[name]) for name in ("disagreeing", "disagreeing_float64")}
+        return agreement | counts | own | {"unexplained": self.agreement.unexplained}
 
 
 def judge(network: nn.Module, float_network: nn.Module, test, validation, settings: EngineSettings) -> Verdict:
@@ -66,12 +63,23 @@ def judge(network: nn.Module, float_network: nn.Module, test, validation, settin
     images = sum(len(labels) for _, labels in validation.in_order())
     tried = {*WIDTHS, settings.fixed_point_bits}
     smallest, table = smallest_width(network, validation, _bound(settings, images), tried, widths)
-    part = next(iter(test.in_order()))[0][:SPEED_IMAGES]
-    float_network = float_network.eval().to(memory_format=torch.channels_last)
-    ways = {"float": float_network, "engine": lambda images: run(compiled.program, images)}
-    speeds = interleaved_speed(ways, part, repeats=3)
-    ratio = speeds["engine"] / speeds["float"]
+    ratio = _speed_ratio(compiled.program, float_network, next(iter(test.in_order()))[0][:SPEED_IMAGES])
     return Verdict(agreement, table, smallest, images, _bound(settings, agreement.images), ratio)
+
+
+@torch.inference_mode()
+def _speed_ratio(program: Program, float_network: nn.Module, images: Tensor) -> float:
+    """Images per second of the program over those of the network: medians of runs in turns, so that a busy machine slows both."""
+    float_network = float_network.eval().to(memory_format=torch.channels_last)
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        float_network(images)
+        between = time.perf_counter()
+        run(program, images)
+        seconds.append((between - started, time.perf_counter() - between))
+    network, engine = (statistics.median(times) for times in zip(*seconds[1:], strict=True))  # the first turn warms up
+    return network / engine
 
 
 def _bound(settings: EngineSettings, images: int) -> float:
