@@ -46,7 +46,7 @@ def sibling_totals(network, size, weight_bits, activation_bits, bias):
 def test_fixed_point_equals_the_published_formula(name, form, size, classes, count_bias):
     network = networks.build(name, classes, form)
     layers = [(shape, dense.weights(shape, 8, 0), 8) for shape in layer_shapes(network, (3, size, size))]
-    total = formulas.network_cost(layers, "adder_only", count_bias, 8)
+    total = formulas.total([formulas.layer_cost(*layer, "adder_only", count_bias, 8) for layer in layers])
     assert (total["c_c"], total["c_r"]) == sibling_totals(network, size, 8, 8, int(count_bias))
     assert total["c_s"] == total["c_c"]
 
@@ -144,7 +144,7 @@ def test_all_readings_stand_side_by_side():
         parts = [formulas.layer_cost(*layer, row["reading"], row["count_bias"], 8) for layer in layers]
         assert all(row[name] == sum(part[name] for part in parts) for name in ("c_c", "c_s", "c_r", "c_m"))
     floating = (shape, LayerWeights("float", 32, 0, np.zeros((1, 4), int), 0), 32)
-    total = formulas.network_cost([*layers, floating], "adder_only", False, 8)
+    total = formulas.readings([*layers, floating], 8)[0]
     assert total["c_c"] is None
     assert total["c_s"] is None
     assert total["c_m"] == rows[0]["c_m"] + 32 * shape.weights

@@ -76,15 +76,9 @@ def fixed_point_adders(length, weight_bits: int, activation_bits: int) -> np.nda
 def ternary_adders(length, activation_bits: int, reading: str) -> np.ndarray:
     """FA of sums of so many ternary products of one branch, without the scale; elementwise; 0 for length 0."""
     length = np.asarray(length, np.int64)
-    _check_reading(reading)
     if reading == "two_bit_multiplier":
         return fixed_point_adders(length, TERNARY_BITS, activation_bits)
     return np.where(length > 0, (length - 1) * (activation_bits + ceil_log2(length)), 0)
-
-
-def _check_reading(reading: str) -> None:
-    if reading not in READINGS:
-        raise DbqError(f"cost.reading: unknown value {reading!r}", f"choose one of {', '.join(READINGS)}")
 
 
 def _additions(widths: np.ndarray, activation_bits: int, count_bias: bool) -> np.ndarray:
@@ -97,8 +91,8 @@ def _additions(widths: np.ndarray, activation_bits: int, count_bias: bool) -> np
 def scale_adders(lengths: np.ndarray, activation_bits: int, scale_bits: int, count_bias: bool) -> np.ndarray:
     """FA (dot products,) of scaling and adding the branch sums of lengths (branches, dot products).
 
-    A sum of D ternary products of Bx-bit inputs is Bx + 1 + ceil(log2 D) bits wide. Its product with the scale is Bscale bits wider. The
-    scaled sums of the branches in use are added at the width of the widest product, and so is a counted bias.
+    A sum of D ternary products is Bx + 1 + ceil(log2 D) bits wide, and its product with the scale is Bscale bits wider. The products of
+    the branches in use are added at the width of the widest, and so is a counted bias.
     """
     widths = np.where(lengths > 0, activation_bits + 1 + ceil_log2(lengths), 0)
     return widths.sum(0) * scale_bits + _additions(np.where(widths > 0, widths + scale_bits, 0), activation_bits, count_bias)
@@ -121,7 +115,8 @@ def layer_cost(shape: LayerShape, weights: LayerWeights, activation_bits: int, r
     With count_bias each output channel has one bias, of the layer or of its folded batch norm, as wide as a weight. Raises DbqError for an
     unknown reading (even where no weight is ternary), an unknown kind of weights, and non-zeros or digits that don't fit the layer.
     """
-    _check_reading(reading)
+    if reading not in READINGS:
+        raise DbqError(f"cost.reading: unknown value {reading!r}", f"choose one of {', '.join(READINGS)}")
     if weights.kind not in ("float", "fixed_point", *PLANES):
         raise DbqError(f"layer {shape.name}: unknown kind of weights {weights.kind!r}", "it is fixed_point, ternary, binary or float")
     storage = weights.bits * (shape.weights + (shape.channels_out if count_bias else 0))
@@ -145,8 +140,8 @@ def _fitting(shape: LayerShape, what: str, counts, smallest: int, planes: range)
     fits = counts.ndim == 2 and len(counts) in planes and counts.shape[1] == shape.channels_out
     if not fits or counts.min() < smallest or counts.max() > shape.length:
         found = f"{counts.shape} from {counts.min(initial=shape.length)} to {counts.max(initial=0)}"
-        wanted = f"({planes[-1]}, {shape.channels_out}) from {smallest} to {shape.length}"
-        raise DbqError(f"layer {shape.name}: {what} {found} don't fit", f"pass counts {wanted}")
+        remedy = f"pass counts ({planes[-1]}, {shape.channels_out}) from {smallest} to {shape.length}"
+        raise DbqError(f"layer {shape.name}: {what} {found} don't fit", remedy)
     return counts
 
 
@@ -156,15 +151,8 @@ def total(rows: list[dict]) -> dict:
     return {name: None if None in values else sum(values) for name, values in columns.items()}
 
 
-def network_cost(layers: list[tuple[LayerShape, LayerWeights, int]], reading: str, count_bias: bool, scale_bits: int) -> dict:
-    """The four costs of layers (shape, weights, activation bits)."""
-    return total([layer_cost(*layer, reading, count_bias, scale_bits) for layer in layers])
-
-
-def readings(layers: list, scale_bits: int) -> list[dict]:
-    """The totals under every reading, with the bias counted and not."""
-    return [
-        {"reading": reading, "count_bias": count_bias, **network_cost(layers, reading, count_bias, scale_bits)}
-        for reading in READINGS
-        for count_bias in (False, True)
-    ]
+def readings(layers: list[tuple[LayerShape, LayerWeights, int]], scale_bits: int) -> list[dict]:
+    """The totals of layers (shape, weights, activation bits) under every reading, with the bias counted and not."""
+    choices = [(reading, count_bias) for reading in READINGS for count_bias in (False, True)]
+    costs = [total([layer_cost(*layer, *choice, scale_bits) for layer in layers]) for choice in choices]
+    return [{"reading": reading, "count_bias": bias, **cost} for (reading, bias), cost in zip(choices, costs, strict=True)]

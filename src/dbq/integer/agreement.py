@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from dbq.integer.compile import Compiled
 from dbq.integer.fold import FLOAT32_ROUNDING, Slack
+from dbq.integer.graph import operands, reading_quantizer
 from dbq.integer.program import Program
-from dbq.integer.streams import operands, reading_quantizer
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
     program = compile_network(network, (3, 32, 32)).program
 
-First every unquantized sum, concatenation and layer output gets its lsb (streams.py). Then the operations are written down in the order of
+First every unquantized sum, concatenation and layer output gets its lsb (stream_lsbs). Then the operations are written down in the order of
 the traced graph. A layer and its batch norm become one DotProducts. If a single quantizer reads the result, its step and its saturation
 are part of the same operation.
 """
@@ -17,21 +17,30 @@ from dbq.errors import DbqError
 from dbq.insertion.activations import ActivationQuantizer
 from dbq.integer import fixed_point, fold
 from dbq.integer import program as ops
-from dbq.integer.graph import USE_KNOWN, Graph, moved, trace, whole_channels
+from dbq.integer.graph import USE_KNOWN, Graph, moved, operands, reading_quantizer, root, stream_lsbs, trace, whole_channels
 from dbq.integer.planes import take_apart
 from dbq.integer.program import Program, Value
-from dbq.integer.streams import operands, reading_quantizer, root, stream_lsbs
 
 LOGITS = "logits"  # name of the last value
 
 
 @dataclass(frozen=True)
 class Widths:
-    """fixed_point_bits: width of the multipliers' magnitudes (2 to 32). accumulator_bits: width of every accumulator, which no input may
-    overflow; None: each layer has the width of its own worst case."""
+    """fixed_point_bits: width of the multipliers' magnitudes; 24 is as fine as float32, and `smallest_width` finds what a network needs.
+    accumulator_bits: width of every accumulator, which no input may overflow; None: each layer has the width of its own worst case.
+
+    Raises DbqError for a width out of range.
+    """
 
     fixed_point_bits: int = 16
     accumulator_bits: int | None = None
+
+    def __post_init__(self):
+        for name, high in (("fixed_point_bits", 32), ("accumulator_bits", 64)):
+            bits = getattr(self, name)
+            if (name, bits) != ("accumulator_bits", None) and (type(bits) is not int or not 2 <= bits <= high):
+                problem = f"engine.{name}: {bits!r} is not a whole number from 2 to {high}"
+                raise DbqError(problem, "16 bits of a multiplier and 32 of an accumulator suit most networks")
 
 
 @dataclass(frozen=True)
@@ -52,29 +61,23 @@ class Compiled:
 def compile_network(network: nn.Module, image_shape: tuple[int, int, int], settings: Widths | None = None, mean=None, std=None) -> Compiled:
     """The integer form of a quantized network for images (3, H, W). mean, std: of [0, 1] pixels; with them uint8 images can be run too.
 
-    Raises DbqError that names the layer for float weights or activations, an operation without an integer form, an unsigned quantizer of
-    values that may be negative, an accumulator that is too narrow, and numbers that don't fit 62 bits.
+    Raises DbqError that names the layer for anything without an integer form, an accumulator that is too narrow, and numbers that don't
+    fit 62 bits.
     """
     settings = settings or Widths()
-    fixed_point.check_bits(settings.fixed_point_bits)
-    limit = settings.accumulator_bits
-    if limit is not None and (not isinstance(limit, int) or not 2 <= limit <= 64):
-        raise DbqError(f"engine.accumulator_bits: {limit!r} is not a whole number from 2 to 64", "write null for each layer's worst case")
-    compiler = _Compiler(trace(network, tuple(image_shape)), settings, (mean, std))
+    program = Program([], {}, tuple(image_shape), LOGITS, settings.fixed_point_bits)
+    compiler = _Compiler(trace(network, program.image_shape), program, settings, (mean, std))
     for node in compiler.graph.nodes:
         compiler.emit(node)
-    program = Program(compiler.operations, compiler.values, tuple(image_shape), LOGITS, settings.fixed_point_bits)
     return Compiled(program, compiler.graph, compiler.slack)
 
 
 class _Compiler:
     """Emits the operations of one network, node by node."""
 
-    def __init__(self, graph: Graph, settings: Widths, normalisation):
-        self.graph, self.settings, self.normalisation = graph, settings, normalisation
-        self.bits = settings.fixed_point_bits
-        self.operations: list[ops.Operation] = []
-        self.values: dict[str, Value] = {}
+    def __init__(self, graph: Graph, program: Program, settings: Widths, normalisation):
+        self.graph, self.program, self.settings, self.normalisation = graph, program, settings, normalisation
+        self.bits, self.values = settings.fixed_point_bits, program.values
         self.slack: dict[str, fold.Slack | float] = {}
         self.names: dict = {}  # node -> name of its value
         self.lsbs = stream_lsbs(graph, self.bits)
@@ -91,7 +94,7 @@ class _Compiler:
 
     def _put(self, operation: ops.Operation, value: Value, node=None) -> None:
         """Add an operation; its result is the value of this node."""
-        self.operations.append(operation)
+        self.program.operations.append(operation)
         self.values[operation.output] = value
         if node is not None:
             self.names[node] = operation.output
@@ -115,8 +118,7 @@ class _Compiler:
         if channels is not None and torch.equal(channels, torch.arange(value.shape[0])):
             self.names[node] = name
         elif channels is not None:
-            found = replace(value, shape=(len(channels), *value.shape[1:]))
-            self._put(ops.SelectChannels(label, (name,), channels), found, node)
+            self._put(ops.SelectChannels(label, (name,), channels), replace(value, shape=(len(channels), *value.shape[1:])), node)
         elif index.ndim == 2 and torch.equal(index[0], torch.arange(index.shape[1])):
             self._put(ops.Flatten(label, (name,)), replace(value, shape=(index.shape[1],)), node)
         else:
@@ -136,7 +138,7 @@ class _Compiler:
             raise DbqError(f"layer {name}: only zero padding of a given number of pixels has an integer form", "use padding_mode zeros")
         output, lsb, quantizer = self._destination(tail)
         if lsb is None and output != LOGITS:
-            raise self._no_lsb(f"layer {name}: no quantizer reads its output")
+            raise DbqError(f"layer {name}: no quantizer reads its output, so its lsb is undefined", "end the network with a classifier")
         parts, given, limit = take_apart(layer, name), self.values[source], self.settings.accumulator_bits
         found, lsb = fold.constants(name, parts, folded, given, lsb, self.bits)
         if limit is not None and limit < found.accumulator_bits:
@@ -179,33 +181,28 @@ class _Compiler:
                 raise DbqError(f"layer {node.target}: its inputs are float", "set activation_bits below 32")
             return self.value_of(argument)
         name = f"{node.target}.input"
-        if name not in self.values and self.graph.kinds[argument] == "image":
-            self._quantize_image(name, quantizer, self.graph.shape(argument))
-        elif name not in self.values:
+        if name in self.values:
+            return name
+        if self.graph.kinds[argument] == "image":
+            if not quantizer.signed:
+                raise DbqError(f"layer {node.target}: an unsigned quantizer, and images have negative values", "make it signed")
+            grid, (mean, std) = (quantizer.step, quantizer.smallest, quantizer.largest), self.normalisation
+            table = None if mean is None else fold.pixel_table(*grid, mean, std)
+            self._put(ops.Quantize(name, ("image",), *grid, table), Value(*grid, self.graph.shape(argument)))
+            self.slack[name] = 0.0  # the same float32 operations
+        else:
             self._check_sign(name, quantizer, self.values[self.value_of(argument)].low)
-            self._requantize(name, self.value_of(argument), quantizer)
+            self._rescale(name, self.value_of(argument), quantizer.step, quantizer)
         return name
-
-    def _quantize_image(self, name: str, quantizer, shape) -> None:
-        if not quantizer.signed:
-            raise DbqError(f"layer {name.removesuffix('.input')}: an unsigned quantizer, and images have negative values", "make it signed")
-        low, high = quantizer.smallest, quantizer.largest
-        mean, std = self.normalisation
-        table = None if mean is None else fold.pixel_table(quantizer.step, low, high, mean, std)
-        self._put(ops.Quantize(name, ("image",), quantizer.step, low, high, table), Value(quantizer.step, low, high, shape))
-        self.slack[name] = 0.0  # the same float32 operations
 
     def _quantizer(self, node) -> None:
         if node.target not in self.values:
-            self._requantize(node.target, self.value_of(node.args[0]), self.graph.module(node))
+            quantizer = self.graph.module(node)
+            self._rescale(node.target, self.value_of(node.args[0]), quantizer.step, quantizer)
         self.names[node] = node.target
 
-    def _requantize(self, name: str, source: str, quantizer) -> None:
-        """An activation from a stream or from another grid."""
-        self._rescale(name, source, quantizer.step, quantizer.smallest, quantizer.largest)
-        self.slack[name] += fold.FLOAT32_ROUNDING * 4 * quantizer.largest * quantizer.step
-
-    def _rescale(self, name: str, source: str, lsb: float, low: int | None, high: int | None) -> None:
+    def _rescale(self, name: str, source: str, lsb: float, quantizer: ActivationQuantizer | None = None) -> None:
+        """A value with another lsb, on the grid of a quantizer or in a stream."""
         given = self.values[source]
         factor = given.lsb / lsb
         # a wide stream leaves fewer bits of int64 to its multiplier; those of a float32 are enough
@@ -214,10 +211,12 @@ class _Compiler:
             raise DbqError(f"{name}: a rescaled value needs more than 62 bits", f"lower engine.fixed_point_bits (now {self.bits})")
         multiplier, shift = (int(array.item()) for array in fixed_point.mantissas([[factor]], bits))
         ends = fixed_point.round_shift(torch.tensor([given.low, given.high]) * multiplier, torch.tensor(shift))
-        if low is not None:
+        low, high, rounding = None, None, lsb / 2
+        if quantizer is not None:
+            low, high, rounding = quantizer.smallest, quantizer.largest, fold.FLOAT32_ROUNDING * 4 * quantizer.largest * lsb
             ends = ends.clamp(low, high)
-        self._put(ops.Rescale(name, (source,), multiplier, shift, low, high), Value(lsb, int(ends[0]), int(ends[1]), given.shape))
-        self.slack[name] = given.largest * abs(factor - multiplier * 2.0**-shift) * lsb + (lsb / 2 if low is None else 0.0)
+        self._put(ops.Rescale(name, (source,), multiplier, shift, low, high), Value(lsb, *ends.tolist(), given.shape))
+        self.slack[name] = given.largest * abs(factor - multiplier * 2.0**-shift) * lsb + rounding
 
     def _in_stream(self, node) -> tuple[list[str], list[Value]]:
         """The operands of a node, with the lsb of the node's stream."""
@@ -225,16 +224,12 @@ class _Compiler:
         for position, part in enumerate(operands(self.graph, node)):
             name = self.value_of(part)
             if lsb is None:
-                raise self._no_lsb(f"node {node.name}: no quantizer reads it")
+                raise DbqError(f"node {node.name}: no quantizer reads it, so its lsb is undefined", "end the network with a classifier")
             if self.values[name].lsb != lsb:
                 source, name = name, f"{self.graph.name(node)}.{position}"
-                self._rescale(name, source, lsb, None, None)
+                self._rescale(name, source, lsb)
             names.append(name)
         return names, [self.values[name] for name in names]
-
-    @staticmethod
-    def _no_lsb(problem: str) -> DbqError:
-        return DbqError(f"{problem}, so its lsb is undefined", "end the network with a classifier")
 
     def _add(self, node) -> None:
         if any(not hasattr(part, "op") for part in node.args[:2]):

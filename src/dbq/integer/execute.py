@@ -157,15 +157,13 @@ def _select(operation: ops.SelectChannels, x: Tensor) -> Tensor:
     return x[:, first : first + len(channels)] if neighbours else x.index_select(1, channels)
 
 
-def _subsample_and_pad(operation: ops.SubsampleAndPad, x: Tensor) -> Tensor:
-    return functional.pad(x[:, :, :: operation.stride, :: operation.stride], (0, 0, 0, 0, operation.pad, operation.pad))
-
-
 UNSCALED = {
     ops.Add: lambda operation, x, y: x + y,
     ops.Concatenate: lambda operation, *parts: torch.cat(parts, 1),
     ops.SelectChannels: _select,
-    ops.SubsampleAndPad: _subsample_and_pad,
+    ops.SubsampleAndPad: lambda operation, x: functional.pad(
+        x[:, :, :: operation.stride, :: operation.stride], (0, 0, 0, 0, operation.pad, operation.pad)
+    ),
     ops.MaxPool: lambda operation, x: functional.max_pool2d(x, operation.kernel, operation.stride, operation.padding),
     ops.GlobalSum: lambda operation, x: x.sum((2, 3), keepdim=operation.keep),
     ops.Flatten: lambda operation, x: x.flatten(1),

@@ -10,19 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dbq.errors import DbqError
-
-BITS = (2, 32)  # smallest and largest width of a mantissa
 FLOAT32_BITS = 24  # width of a mantissa of the training graph's own numbers
 LARGEST_SHIFT = 61  # that an int64 allows
-
-
-def check_bits(bits) -> None:
-    """DbqError for a width of mantissas that can't be used."""
-    low, high = BITS
-    if type(bits) is not int or not low <= bits <= high:
-        problem = f"engine.fixed_point_bits: {bits!r} is not a whole number from {low} to {high}"
-        raise DbqError(problem, "24 is as fine as float32; `smallest_width` finds what a network needs")
 
 
 def mantissas(factors, bits: int) -> tuple[np.ndarray, np.ndarray]:

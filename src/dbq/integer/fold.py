@@ -35,23 +35,22 @@ def fold(layer: nn.Module, name: str, norm: nn.Module | None, norm_name: str = "
 
     Raises DbqError for a batch norm without statistics, and for numbers that aren't finite.
     """
-    channels = layer.weight.shape[0]
-    bias = np.zeros(channels) if layer.bias is None else layer.bias.cpu().double().numpy()
+
+    def numbers(tensor: torch.Tensor | None, missing: float) -> np.ndarray:
+        return np.full(len(layer.weight), missing) if tensor is None else tensor.cpu().double().numpy()
+
+    bias, remedy = numbers(layer.bias, 0.0), "train the network again with a lower learning rate"
     if not np.isfinite(bias).all():
-        raise DbqError(f"layer {name}: its bias is not finite", "train the network again with a lower learning rate")
+        raise DbqError(f"layer {name}: its bias is not finite", remedy)
     if norm is None:
-        return Fold(np.ones(channels), bias, np.abs(bias))
+        return Fold(np.ones(len(bias)), bias, np.abs(bias))
     if norm.running_mean is None:
-        raise DbqError(
-            f"layer {norm_name}: a batch norm without running statistics can't be folded into {name}",
-            "build it with track_running_stats=True and train it",
-        )
-    mean, variance = norm.running_mean.cpu().double().numpy(), norm.running_var.cpu().double().numpy()
-    gamma = np.ones(channels) if norm.weight is None else norm.weight.cpu().double().numpy()
-    beta = np.zeros(channels) if norm.bias is None else norm.bias.cpu().double().numpy()
-    gain = gamma / np.sqrt(variance + norm.eps)
-    if not (np.isfinite(gain).all() and np.isfinite(mean).all() and np.isfinite(beta).all()):
-        raise DbqError(f"layer {norm_name}: its statistics are not finite", "train the network again with a lower learning rate")
+        problem = f"layer {norm_name}: a batch norm without running statistics can't be folded into {name}"
+        raise DbqError(problem, "build it with track_running_stats=True and train it")
+    mean, beta = numbers(norm.running_mean, 0.0), numbers(norm.bias, 0.0)
+    gain = numbers(norm.weight, 1.0) / np.sqrt(numbers(norm.running_var, 1.0) + norm.eps)
+    if not np.isfinite([gain, mean, beta]).all():
+        raise DbqError(f"layer {norm_name}: its statistics are not finite", remedy)
     return Fold(gain, beta + gain * (bias - mean), np.abs(beta) + np.abs(gain) * (np.abs(bias) + np.abs(mean)))
 
 

@@ -1,4 +1,4 @@
-"""The traced graph of a quantized network: which node is which kind of operation, which nodes read it, and in which shape."""
+"""The traced graph of a quantized network: which node is which kind of operation, what reads it, in which shape and with which lsb."""
 
 import operator
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ CALLS = {
     **dict.fromkeys(("view", "reshape", "transpose", "contiguous", "chunk", "flatten", "permute", "split"), "move"),
     torch.cat: "concatenate", functional.dropout: "alias",
 }  # fmt: skip
+FREE = ("layer", "batch_norm", "add", "concatenate")  # kinds of nodes whose lsb is chosen here
 USE_KNOWN = "use modules and calls that dbq.networks uses"
 
 
@@ -66,10 +67,7 @@ class Graph:
 
 
 def trace(network: nn.Module, image_shape: tuple[int, int, int]) -> Graph:
-    """Trace a quantized network in evaluation mode and run one black image through it for the shapes.
-
-    Raises DbqError for a module or a call without an integer operation.
-    """
+    """Trace a quantized network in evaluation mode and run one black image through it; DbqError where there is no integer operation."""
     if network.training:
         raise DbqError("the network is in training mode", "call network.eval(): only hard weights can be taken apart")
     try:
@@ -101,16 +99,12 @@ def _kind(node: fx.Node, traced: fx.GraphModule, result) -> str:
     kind = CALLS.get(node.target) if node.op in ("call_function", "call_method") else None
     if kind is None:
         raise DbqError(f"node {node.name}: no integer operation for {getattr(node.target, '__name__', node.target)}", USE_KNOWN)
-    if kind == "average" and not _averages_everything(node):
-        raise DbqError(f"node {node.name}: averages over anything but the whole picture have no integer operation", "pool to one pixel")
+    if kind == "average":
+        pooled = node.target is functional.adaptive_avg_pool2d
+        size_or_axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size" if pooled else "dim")
+        if size_or_axes not in ((1, (1, 1), [1, 1]) if pooled else ((2, 3), [2, 3], (-2, -1), [-2, -1])):
+            raise DbqError(f"node {node.name}: averages over anything but the whole picture have no integer operation", "pool to one pixel")
     return kind
-
-
-def _averages_everything(node: fx.Node) -> bool:
-    if node.target is functional.adaptive_avg_pool2d:
-        return node.args[1] in (1, (1, 1), [1, 1])
-    axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    return axes is not None and list(axes) in ([2, 3], [-2, -1])
 
 
 def moved(graph: Graph, node: fx.Node) -> tuple[fx.Node, object]:
@@ -137,3 +131,54 @@ def whole_channels(index, shape: tuple[int, ...]) -> Tensor | None:
     every = torch.arange(torch.Size(shape).numel()).view(1, *shape)
     channels = index[(0, ..., *[0] * (len(shape) - 1))] // every[0, 0].numel()
     return channels if torch.equal(index, every[:, channels]) else None
+
+
+def root(graph: Graph, node: fx.Node) -> fx.Node:
+    """The node that decides the lsb of this one."""
+    while graph.kinds[node] in ("move", "alias", "max_pool", "subsample_and_pad"):
+        node = node.args[0]
+    return node
+
+
+def operands(graph: Graph, node: fx.Node) -> tuple:
+    """The nodes that a node adds or concatenates; () for other nodes."""
+    kind = graph.kinds[node]
+    return tuple(node.args[0]) if kind == "concatenate" else tuple(node.args[:2]) if kind == "add" else ()
+
+
+def reading_quantizer(graph: Graph, node: fx.Node) -> ActivationQuantizer | None:
+    """The quantizer through which a node reads its input."""
+    kind = graph.kinds[node]
+    if kind == "quantizer":
+        return graph.module(node)
+    return getattr(graph.module(node), "input_quantizer", None) if kind == "layer" else None
+
+
+def stream_lsbs(graph: Graph, fixed_point_bits: int) -> dict[fx.Node, float | None]:
+    """The lsb of every free node; None where no quantizer reads it. Values that are added or concatenated with one another share one.
+
+    The training graph keeps layer outputs, sums and concatenations in float until a quantizer reads them. Here they are integers. Their
+    lsb is the finest step of the quantizers that read the group, divided by 2^max(fixed_point_bits - bits of that quantizer, 0). So the
+    range of that quantizer takes as many bits as a multiplier has, and the way from the stream to the quantizer's grid is a shift.
+    """
+    parents: dict[fx.Node, fx.Node] = {}
+
+    def find(node):
+        while node in parents:
+            node = parents[node]
+        return node
+
+    for node in graph.nodes:
+        for part in operands(graph, node):
+            if isinstance(part, fx.Node) and graph.kinds[root(graph, part)] in FREE and find(root(graph, part)) is not find(node):
+                parents[find(root(graph, part))] = find(node)
+    finest: dict[fx.Node, float] = {}
+    for node in graph.nodes:
+        quantizer = reading_quantizer(graph, node)
+        if quantizer is not None:
+            origin = root(graph, node.args[0])
+            if graph.kinds[origin] == "average":
+                origin = root(graph, origin.args[0])
+            lsb = quantizer.step * 2.0 ** -max(fixed_point_bits - quantizer.bits, 0)
+            finest[find(origin)] = min(lsb, finest.get(find(origin), lsb))
+    return {node: finest.get(find(node)) for node in graph.nodes if graph.kinds[node] in FREE}

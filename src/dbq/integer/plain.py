@@ -124,29 +124,26 @@ def check(program: Program) -> None:
 def _result_shape(operation: ops.Operation, *given: tuple[int, ...]) -> tuple[int, ...]:
     """What torch makes of tensors without values. Raises ValueError, or what torch raises, where constants or inputs don't fit."""
     inputs, first = [torch.empty(1, *shape, device="meta") for shape in given], given[0]
-    if isinstance(operation, (ops.Quantize, ops.Rescale, ops.DotProducts)):
-        _fit(len(given) == 1)
     if isinstance(operation, (ops.Rescale, ops.DotProducts)):
-        _fit((operation.low is None) == (operation.high is None))
-    if isinstance(operation, ops.Quantize):
-        table = operation.table
-        _fit(operation.step > 0, operation.low <= operation.high, table is None or table.shape == (first[0], 256))
-        return first
+        _fit((operation.low is None) == (operation.high is None), len(given) == 1)
+    if isinstance(operation, ops.DotProducts):
+        return _dot_products(operation, inputs[0])
     if isinstance(operation, ops.Rescale):
         _fit(abs(operation.shift) < 62, operation.multiplier != 0)
         return first
-    if isinstance(operation, ops.DotProducts):
-        return _dot_products(operation, inputs[0])
-    if isinstance(operation, ops.Add):
-        _fit(len(given) == 2, first == given[-1])
+    if isinstance(operation, ops.Quantize):
+        _fit(operation.step > 0, operation.low <= operation.high, len(given) == 1)
+        _fit(operation.table is None or operation.table.shape == (first[0], 256))
+        return first
     if isinstance(operation, ops.SelectChannels):
         channels = operation.channels
-        _fit(channels.dtype == torch.int64, channels.ndim == 1, int(channels.min()) >= 0, int(channels.max()) < first[0])
+        _fit(channels.dtype == torch.int64, channels.ndim == 1, int(channels.min()) >= 0, int(channels.max()) < first[0], len(given) == 1)
         return (len(channels), *first[1:])
     if isinstance(operation, ops.SubsampleAndPad):
         _fit(operation.stride > 0, operation.pad >= 0)
     if isinstance(operation, ops.MaxPool):
         _fit(min(operation.stride) > 0, min(operation.padding) >= 0)
+    _fit(not isinstance(operation, ops.Add) or first == given[-1])
     return tuple(UNSCALED[type(operation)](operation, *inputs).shape[1:])
 
 

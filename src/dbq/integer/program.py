@@ -8,7 +8,7 @@ leave (interval arithmetic over the trained weights), so that the width of every
 Quantize is the only operation that sees a real number. There are three kinds of values:
 - activations: integers on the grid of an activation quantizer, whose step is the lsb;
 - streams: the sums, concatenations and layer outputs that the training graph leaves unquantized. All values that are added or concatenated
-  with one another have the same lsb (streams.py). A stream is as wide as its worst case needs, so it never saturates;
+  with one another have the same lsb (graph.stream_lsbs). A stream is as wide as its worst case needs, so it never saturates;
 - logits: integers with one common lsb, so that the largest integer decides the class.
 
 Rounding is always to the nearest integer, ties to even. Only the end of an activation's grid saturates (`low` and `high` of an operation),
