@@ -26,10 +26,9 @@ from dbq.integer.program import Program
 class SiteAgreement:
     """One activation quantizer (the name of its ReLU, or LAYER.input), or the logits, over all images that were checked.
 
-    differing: integers that differ when each network uses its own activations. mismatches: integers that differ for the same inputs, of
-    which rounding explains `explained` and doesn't explain `unexplained`. farthest: the largest distance of a mismatch from a tie. widest:
-    the largest bound. Both are in steps. The logits aren't rounded: a mismatch is a difference beyond the bound, always unexplained, and
-    distances are in units of the logits.
+    differing: integers that differ when each network uses its own activations. mismatches: integers that differ for the same inputs, which
+    rounding explains or not. farthest: the largest distance of a mismatch from a tie. widest: the largest bound. Both are in steps. The
+    logits aren't rounded: a mismatch is a difference beyond the bound, always unexplained, and distances are in units of the logits.
     """
 
     site: str
@@ -115,10 +114,8 @@ class Comparison(fx.Interpreter):
     def _bound(self, node: fx.Node, kind: str, result):
         if kind in ("image", "quantizer"):
             return torch.zeros_like(result)
-        if kind == "layer":
-            return self.bounds[node]
-        if kind in ("batch_norm", "output"):  # the bound of a layer already includes its batch norm
-            return self.bounds[node.args[0]]
+        if kind in ("layer", "batch_norm", "output"):  # the bound of a layer already includes its batch norm
+            return self.bounds[node if kind == "layer" else node.args[0]]
         if kind in ("add", "concatenate"):
             name = self.described.name(node)
             parts = [self.bounds[part] + self.slack.get(f"{name}.{i}", 0.0) for i, part in enumerate(operands(self.described, node))]

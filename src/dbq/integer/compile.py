@@ -140,18 +140,18 @@ class _Compiler:
         if lsb is None and output != LOGITS:
             raise DbqError(f"layer {name}: no quantizer reads its output, so its lsb is undefined", "end the network with a classifier")
         parts, given, limit = take_apart(layer, name), self.values[source], self.settings.accumulator_bits
-        found, lsb = fold.constants(name, parts, folded, given, lsb, self.bits)
+        found = fold.constants(name, parts, folded, given, lsb, self.bits)
         if limit is not None and limit < found.accumulator_bits:
             problem = f"layer {name}: engine.accumulator_bits is {limit}, and its worst case needs {found.accumulator_bits} bits"
             raise DbqError(problem, f"set engine.accumulator_bits to at least {found.accumulator_bits}")
         if quantizer is None:
             low = high = None
-            ends, rounding = (found.low, found.high), 0.0 if output == LOGITS else lsb / 2
+            ends, rounding = (found.low, found.high), 0.0 if output == LOGITS else found.lsb / 2
         else:
             self._check_sign(output, quantizer, found.low)
             low, high = quantizer.smallest, quantizer.largest
             ends, rounding = (min(high, max(low, end)) for end in (found.low, found.high)), 0.0
-            self.slack[output] = fold.FLOAT32_ROUNDING * 4 * high * lsb
+            self.slack[output] = fold.FLOAT32_ROUNDING * 4 * high * found.lsb
         planes = parts.planes.reshape(len(parts.planes), *layer.weight.shape)
         planes = torch.from_numpy(planes.astype(np.int8 if np.abs(planes).max() < 128 else np.int32))
         constants = [torch.from_numpy(array) for array in (found.multipliers, found.bias, found.shifts)]
@@ -159,7 +159,7 @@ class _Compiler:
         operation = ops.DotProducts(
             output, (source,), name, parts.coding, planes, *constants, low, high, *geometry, found.accumulator_bits, limit
         )
-        self._put(operation, Value(lsb, *ends, graph.shape(tail)), tail)
+        self._put(operation, Value(found.lsb, *ends, graph.shape(tail)), tail)
         self.slack[name] = fold.Slack(found.slack.weights, found.slack.constant + rounding)
 
     def _destination(self, tail) -> tuple[str, float | None, ActivationQuantizer | None]:

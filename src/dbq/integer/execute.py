@@ -2,12 +2,10 @@
 
     logits = execute.run(program, images)
 
-exact: int64 throughout; the reference.
-
-The default holds integers in floating point. A float32 holds every integer up to 2^24 and a float64 every integer up to 2^53. Sums,
-products and divisions by powers of two are exact as long as their results stay below these limits. Each operation takes the narrowest of
-float32, float64 and int64 that its worst case allows. So only the rounding that an operation asks for happens, and torch's fast
-convolutions can form the sums. Convolutions that work on transformed inputs (NNPACK's Winograd and FFT) would not be exact, and are
+`exact` is int64 throughout: the reference. The default holds integers in floating point, so that torch's fast convolutions form the sums.
+A float32 holds every integer up to 2^24 and a float64 every integer up to 2^53. Sums, products and divisions by powers of two are exact as
+long as their results stay below these limits. Each operation takes the narrowest of float32, float64 and int64 that its worst case allows,
+so only the rounding that it asks for happens. Convolutions of transformed inputs (NNPACK's Winograd and FFT) would not be exact, and are
 switched off.
 """
 
@@ -161,9 +159,7 @@ UNSCALED = {
     ops.Add: lambda operation, x, y: x + y,
     ops.Concatenate: lambda operation, *parts: torch.cat(parts, 1),
     ops.SelectChannels: _select,
-    ops.SubsampleAndPad: lambda operation, x: functional.pad(
-        x[:, :, :: operation.stride, :: operation.stride], (0, 0, 0, 0, operation.pad, operation.pad)
-    ),
+    ops.SubsampleAndPad: lambda it, x: functional.pad(x[:, :, :: it.stride, :: it.stride], (0, 0, 0, 0, it.pad, it.pad)),
     ops.MaxPool: lambda operation, x: functional.max_pool2d(x, operation.kernel, operation.stride, operation.padding),
     ops.GlobalSum: lambda operation, x: x.sum((2, 3), keepdim=operation.keep),
     ops.Flatten: lambda operation, x: x.flatten(1),

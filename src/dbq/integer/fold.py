@@ -69,32 +69,32 @@ class Slack:
 
 @dataclass(frozen=True)
 class Constants:
-    """The integers of DotProducts, the range of its results before saturation, and how far they can be from the training graph."""
+    """The integers of DotProducts, the lsb and range of its results before saturation, and how far they are from the training graph."""
 
     multipliers: np.ndarray
     bias: np.ndarray
     shifts: np.ndarray
     accumulator_bits: int
+    lsb: float
     low: int
     high: int
     slack: Slack
 
 
-def constants(name: str, parts: Parts, folded: Fold, given: Value, lsb_out: float | None, bits: int) -> tuple[Constants, float]:
-    """(Constants, lsb_out) of a layer whose inputs are the integers of the value `given`.
+def constants(name: str, parts: Parts, folded: Fold, given: Value, lsb_out: float | None, bits: int) -> Constants:
+    """For a layer whose inputs are the integers of the value `given`.
 
     lsb_out None (logits): the power of two at which the layer's largest multiplier uses all of its bits and no shift is needed.
     """
     factors = parts.scales * folded.gain * given.lsb
     accumulator_bits = fixed_point.accumulator_bits(parts.planes, given.low, given.high)
-    is_logits = lsb_out is None
-    if is_logits:
+    if lsb_out is None:
         _, shift = fixed_point.mantissas([[np.abs(factors).max()]], bits)
         lsb_out = float(2.0 ** -int(shift[0]))
-    factors, offset = factors / lsb_out, folded.offset / lsb_out
-    if is_logits:
+        factors, offset = factors / lsb_out, folded.offset / lsb_out
         shifts = np.zeros(factors.shape[1], np.int64)
     else:
+        factors, offset = factors / lsb_out, folded.offset / lsb_out
         _, shifts = fixed_point.mantissas(factors, bits)
         # a bias that is far larger than the sums needs no more precision than sums of full width have
         _, exponents = np.frexp(offset)
@@ -114,8 +114,8 @@ def constants(name: str, parts: Parts, folded: Fold, given: Value, lsb_out: floa
     per_input += FLOAT32_ROUNDING * (parts.planes.shape[2] + 16) * np.abs(factors)
     weights = (per_input[:, :, None] * np.abs(parts.planes)).sum(0) * lsb_out / given.lsb
     constant = np.abs(offset - np.ldexp(bias.astype(np.float64), -shifts)) * lsb_out + FLOAT32_ROUNDING * 16 * folded.magnitude
-    low, high = int(results.min()), int(results.max())
-    return Constants(multipliers, bias, shifts, accumulator_bits, low, high, Slack(weights, constant)), lsb_out
+    ends = (int(results.min()), int(results.max()))
+    return Constants(multipliers, bias, shifts, accumulator_bits, lsb_out, *ends, Slack(weights, constant))
 
 
 def pixel_table(step: float, low: int, high: int, mean, std) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """A Program as JSON-compatible data and arrays, and back: `from_plain` lets no damaged or foreign program pass."""
 
-import dataclasses
+import json
 import math
 import types
 import typing
@@ -25,20 +25,13 @@ def to_plain(program: Program) -> tuple[dict, dict[str, np.ndarray]]:
     """(JSON-compatible description, integer arrays by name "INDEX.FIELD"): all that a file needs."""
     arrays, operations = {}, []
     for index, operation in enumerate(program.operations):
-        plain = {"kind": type(operation).__name__}
-        for part in dataclasses.fields(operation):
-            value = getattr(operation, part.name)
-            if isinstance(value, Tensor):
-                arrays[f"{index}.{part.name}"] = value.cpu().numpy()
-            else:
-                plain[part.name] = list(value) if isinstance(value, tuple) else value
-        operations.append(plain)
-    values = {name: {**dataclasses.asdict(value), "shape": list(value.shape)} for name, value in program.values.items()}
-    description = {
-        "operations": operations, "values": values, "image_shape": list(program.image_shape), "logits": program.logits,
-        "fixed_point_bits": program.fixed_point_bits,
-    }  # fmt: skip
-    return description, arrays
+        tensors = {name: value for name, value in vars(operation).items() if isinstance(value, Tensor)}
+        arrays |= {f"{index}.{name}": tensor.cpu().numpy() for name, tensor in tensors.items()}
+        plain = {name: value for name, value in vars(operation).items() if name not in tensors}
+        operations.append({"kind": type(operation).__name__, **plain})
+    values = {name: vars(value) for name, value in program.values.items()}
+    description = {**vars(program), "operations": operations, "values": values}
+    return json.loads(json.dumps(description)), arrays  # tuples become lists
 
 
 def from_plain(description: dict, arrays: dict) -> Program:

@@ -3,8 +3,7 @@
     agreement = replay(network, batches)              # every layer of every image beside the training graph
     width, table = smallest_width(network, batches)   # of the multipliers, for the same top-1
 
-`batches` has a method in_order() that gives (normalised images, labels), as dbq.datasets.loader.Batches has. From an image's quantized
-pixels to its logits every number is an integer (program.py). fold.py and fixed_point.py say how float constants become integers.
+`batches` has a method in_order() that gives (normalised images, labels), as dbq.datasets.loader.Batches has.
 """
 
 import copy
@@ -73,9 +72,8 @@ def replay(
     """Run the program and the training graph on every batch and compare their classes, activations and logits.
 
     checked: activations are compared in the first batches that hold so many images (None: in all), which takes three times as long as the
-    classes alone. compiled: a result of compile_network, to save its time. program: another program to compare with the graph, for example
-    one that was read from a file. Raises DbqError as compile_network and execute.run do, and on a machine whose float convolutions aren't
-    exact.
+    classes alone. compiled: a result of compile_network, to save its time. program: another program to compare with the graph. Raises
+    DbqError as compile_network and execute.run do, and on a machine whose float convolutions aren't exact.
     """
     if compiled is None:
         compiled = compile_network(network, image_shape(batches), settings)
@@ -96,13 +94,10 @@ def replay(
     graph, exact, logits, truth = (torch.cat(part) for part in zip(*outputs, strict=True))
     difference = (logits.double() * program.scale - exact).abs().max() / (exact.max() - exact.min())
     graph, exact, engine = (found.argmax(1) for found in (graph, exact, logits))
+    bits = {layer: fixed_point.signed_bits(*ends) for layer, ends in observed.items()}
     accumulators = [
-        {
-            "layer": operation.layer, "worst_case_bits": operation.accumulator_bits,
-            "observed_bits": fixed_point.signed_bits(*observed[operation.layer]),
-        }
-        for operation in program.dot_products()
-    ]  # fmt: skip
+        {"layer": one.layer, "worst_case_bits": one.accumulator_bits, "observed_bits": bits[one.layer]} for one in program.dot_products()
+    ]
     return Agreement(
         len(truth), program.fixed_point_bits, percent(graph, truth), percent(exact, truth), percent(engine, truth),
         (engine != graph).nonzero().flatten().tolist(), (engine != exact).nonzero().flatten().tolist(), int((graph != exact).sum()),

@@ -9,7 +9,7 @@ import hashlib
 import json
 import statistics
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,9 +45,9 @@ class Verdict:
 
     def as_dict(self) -> dict:
         """What engine.json holds: of the images that are classified differently only how many there are."""
-        agreement, own = asdict(self.agreement), {part.name: getattr(self, part.name) for part in fields(self) if part.name != "agreement"}
-        counts = {name: len(agreement[name]) for name in ("disagreeing", "disagreeing_float64")}
-        return agreement | counts | own | {"unexplained": self.agreement.unexplained}
+        found = vars(self) | asdict(self.agreement) | {"unexplained": self.agreement.unexplained}
+        del found["agreement"]
+        return found | {name: len(found[name]) for name in ("disagreeing", "disagreeing_float64")}
 
 
 def judge(network: nn.Module, float_network: nn.Module, test, validation, settings: EngineSettings) -> Verdict:
@@ -64,8 +64,7 @@ def judge(network: nn.Module, float_network: nn.Module, test, validation, settin
     compiled = compile_network(network, image_shape(test), widths)
     agreement = replay(network, test, checked=settings.checked_images, compiled=compiled)
     images = sum(len(labels) for _, labels in validation.in_order())
-    tried = {*WIDTHS, settings.fixed_point_bits}
-    smallest, table = smallest_width(network, validation, bound(images), tried, widths)
+    smallest, table = smallest_width(network, validation, bound(images), {*WIDTHS, settings.fixed_point_bits}, widths)
     ratio = _speed_ratio(compiled.program, float_network, next(iter(test.in_order()))[0][:SPEED_IMAGES])
     return Verdict(agreement, table, smallest, images, bound(agreement.images), ratio)
 
