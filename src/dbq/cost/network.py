@@ -37,14 +37,12 @@ def check_planes(network: nn.Module) -> list[dict]:
     """Scales and zero rates of every layer of planes; DbqError where the scaled planes don't give the weights (but for float rounding)."""
     rows = []
     for name, quantizer, _ in policies.weight_quantizers(network):
-        if quantizer.coding not in formulas.PLANES:
-            continue
-        parts = take_apart(network.get_submodule(name), name)
-        rows.append({
-            "layer": name, "scales": [round(value, 5) for value in parts.scales.mean(1).tolist()],
-            "zero_rate_per_branch": [round(float((plane == 0).mean()), 4) for plane in parts.planes],
-            "largest_difference": parts.largest_difference,
-        })  # fmt: skip
+        if quantizer.coding in formulas.PLANES:
+            parts = take_apart(network.get_submodule(name), name)
+            scales = [round(value, 5) for value in parts.scales.mean(1).tolist()]
+            rates = [round(float((plane == 0).mean()), 4) for plane in parts.planes]
+            difference = parts.largest_difference
+            rows.append({"layer": name, "scales": scales, "zero_rate_per_branch": rates, "largest_difference": difference})
     return rows
 
 

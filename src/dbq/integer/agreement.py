@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from dbq.integer.compile import Compiled
-from dbq.integer.fold import FLOAT32_ROUNDING, Slack
+from dbq.integer.fold import FLOAT32_ROUNDING
 from dbq.integer.graph import operands, reading_quantizer
 from dbq.integer.program import Program
 
@@ -91,7 +91,13 @@ class Comparison(fx.Interpreter):
         if quantizer is not None:
             x = self._activation(f"{node.target}.input", node.args[0], quantizer)
         if self.forced:
-            self.bounds[node] = self._layer_bound(layer, self.slack[node.target], x)
+            slack = self.slack[node.target]
+            weights, constant = torch.from_numpy(slack.weights).to(x).view(layer.weight.shape), torch.from_numpy(slack.constant).to(x)
+            if isinstance(layer, nn.Conv2d):
+                bound = functional.conv2d(x.abs(), weights, constant, layer.stride, layer.padding, layer.dilation, layer.groups)
+            else:
+                bound = functional.linear(x.abs(), weights, constant)
+            self.bounds[node] = bound * 1.0001  # its own float32 sum
         return layer(x)
 
     def _activation(self, name: str, source: fx.Node, quantizer: nn.Module) -> Tensor:
@@ -130,13 +136,3 @@ class Comparison(fx.Interpreter):
         """The node's own operation, run on other values."""
         arguments, keywords = fx.node.map_arg((node.args, node.kwargs), value_of)
         return getattr(self, node.op)(node.target, arguments, keywords)
-
-    @staticmethod
-    def _layer_bound(layer: nn.Module, slack: Slack, x: Tensor) -> Tensor:
-        weights = torch.from_numpy(slack.weights).to(x).view(layer.weight.shape)
-        constant = torch.from_numpy(slack.constant).to(x)
-        if isinstance(layer, nn.Conv2d):
-            bound = functional.conv2d(x.abs(), weights, constant, layer.stride, layer.padding, layer.dilation, layer.groups)
-        else:
-            bound = functional.linear(x.abs(), weights, constant)
-        return bound * 1.0001  # its own float32 sum

@@ -2,9 +2,8 @@
 
     program = compile_network(network, (3, 32, 32)).program
 
-First every unquantized sum, concatenation and layer output gets its lsb (stream_lsbs). Then the operations are written down in the order of
-the traced graph. A layer and its batch norm become one DotProducts. If a single quantizer reads the result, its step and its saturation
-are part of the same operation.
+A layer and its batch norm become one DotProducts. If a single quantizer reads the result, its step and its saturation are part of the same
+operation. Otherwise the result is a stream.
 """
 
 from dataclasses import dataclass, replace
@@ -45,9 +44,7 @@ class Widths:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program, the graph that it comes from, and the distance between the two that rounding explains.
-
-    slack: how far a result of the program can be from that of the training graph on the same inputs, as a real number. It is a Slack for
+    """slack: how far a result of the program can be from that of the training graph on the same inputs, as a real number. It is a Slack for
     each layer, and a number for each Rescale and each activation; the rounding to the activation's own grid is not part of it.
     """
 
@@ -144,13 +141,12 @@ class _Compiler:
         if limit is not None and limit < found.accumulator_bits:
             problem = f"layer {name}: engine.accumulator_bits is {limit}, and its worst case needs {found.accumulator_bits} bits"
             raise DbqError(problem, f"set engine.accumulator_bits to at least {found.accumulator_bits}")
-        if quantizer is None:
-            low = high = None
-            ends, rounding = (found.low, found.high), 0.0 if output == LOGITS else found.lsb / 2
-        else:
+        low, high, ends = None, None, (found.low, found.high)
+        rounding = found.lsb / 2 if quantizer is None and output != LOGITS else 0.0
+        if quantizer is not None:
             self._check_sign(output, quantizer, found.low)
             low, high = quantizer.smallest, quantizer.largest
-            ends, rounding = (min(high, max(low, end)) for end in (found.low, found.high)), 0.0
+            ends = (min(high, max(low, end)) for end in ends)
             self.slack[output] = fold.FLOAT32_ROUNDING * 4 * high * found.lsb
         planes = parts.planes.reshape(len(parts.planes), *layer.weight.shape)
         planes = torch.from_numpy(planes.astype(np.int8 if np.abs(planes).max() < 128 else np.int32))
@@ -244,7 +240,7 @@ class _Compiler:
         if axis != 1:
             raise DbqError(f"node {node.name}: concatenation of axis {axis} has no integer operation", "concatenate channels")
         names, given = self._in_stream(node)
-        value = Value(given[0].lsb, min(v.low for v in given), max(v.high for v in given), self.graph.shape(node))
+        value = Value(given[0].lsb, min(one.low for one in given), max(one.high for one in given), self.graph.shape(node))
         self._put(ops.Concatenate(self.graph.name(node), tuple(names)), value, node)
 
     def _max_pool(self, node) -> None:

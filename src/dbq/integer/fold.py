@@ -58,9 +58,8 @@ def fold(layer: nn.Module, name: str, norm: nn.Module | None, norm_name: str = "
 class Slack:
     """How far the integers' exact result, before it is rounded, can be from the training graph's float32 result for the same inputs x.
 
-    As a real number it is at most sum_k weights[c, k] * |x_k| + constant[c]. weights (C, K): the rounding of the multipliers, and (K + 16)
-    float32 roundings of the graph, times the magnitudes of the planes. constant (C,): the rounding of the bias, and 16 float32 roundings
-    of the terms of the batch norm.
+    At most sum_k weights[c, k] * |x_k| + constant[c]. weights (C, K): the rounding of the multipliers and (K + 16) float32 roundings of
+    the graph, times the magnitudes of the planes. constant (C,): the rounding of the bias and 16 float32 roundings of the batch norm.
     """
 
     weights: np.ndarray

@@ -151,9 +151,9 @@ def _dot_products(operation: ops.DotProducts, x: Tensor) -> tuple[int, ...]:
     constants = (operation.multipliers, operation.bias, operation.shifts)
     _fit([tuple(part.shape) for part in constants] == [(branches, channels), (channels,), (channels,)])
     _fit(all(part.dtype == torch.int64 for part in constants), int(operation.shifts.abs().max()) < 62, operation.accumulator_bits >= 1)
-    _fit(groups >= 1, channels % groups == 0, x.shape[1] == depth * groups)
+    _fit(planes.numel() > 0, x.ndim == planes.ndim - 1, groups >= 1, channels % groups == 0, x.shape[1] == depth * groups)
     if planes.ndim == 3:
-        _fit(x.ndim == 2, groups == 1)
+        _fit(groups == 1)
         return (channels,)
     _fit(min(operation.stride) > 0, min(operation.padding) >= 0, min(operation.dilation) > 0)
     weights = torch.empty(planes.shape[1:], device="meta")

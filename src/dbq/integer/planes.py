@@ -1,8 +1,4 @@
-"""The hard weights of a trained layer as integer planes and their scales, whatever its method.
-
-Every quantizer is taken apart through the interface of quantizers/base.py. `decompose` gives ternary or binary planes and their scales.
-`integers` and `step` give fixed-point weights, which are one plane of larger integers here.
-"""
+"""The hard weights of a trained layer as integer planes and their scales, whatever its method: fixed-point weights are one plane."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,4 @@
-"""Replay a trained quantized network in integers, and find how wide its multipliers have to be.
-
-    agreement = replay(network, batches)              # every layer of every image beside the training graph
-    width, table = smallest_width(network, batches)   # of the multipliers, for the same top-1
+"""Replay a trained quantized network in integers beside its training graph, and find how wide its multipliers have to be.
 
 `batches` has a method in_order() that gives (normalised images, labels), as dbq.datasets.loader.Batches has.
 """
