@@ -44,18 +44,15 @@ def sibling_totals(network, size, weight_bits, activation_bits, bias):
 @pytest.mark.parametrize("count_bias", [False, True])
 @pytest.mark.parametrize(("name", "form", "size", "classes"), [("resnet20", "32x32", 32, 10), ("mobilenet_v1", "224x224", 224, 1000)])
 def test_fixed_point_equals_the_published_formula(name, form, size, classes, count_bias):
-    network = networks.build(name, classes, form)
-    layers = [(shape, dense.weights(shape, 8, 0), 8) for shape in layer_shapes(network, (3, size, size))]
-    total = formulas.network_cost(layers, "adder_only", count_bias, 8)
-    assert (total["c_c"], total["c_r"]) == sibling_totals(network, size, 8, 8, int(count_bias))
-    assert total["c_s"] == total["c_c"]
+    counted = dense.count(name, form, classes, count_bias=count_bias)
+    expected = sibling_totals(networks.build(name, classes, form), size, 8, 8, int(count_bias))
+    assert (counted.totals["c_c"], counted.totals["c_r"]) == expected
+    assert counted.totals["c_s"] == counted.totals["c_c"]
+    assert all(counted.totals[cost] == sum(layer[cost] for layer in counted.layers) for cost in counted.totals)
+    assert counted.macs == {"resnet20": 40_551_040, "mobilenet_v1": 568_740_352}[name]
 
 
-def test_dense_weights_by_name():
-    counted = dense.count("resnet20", "32x32", 10, count_bias=True)
-    assert (counted.totals["c_c"], counted.totals["c_r"]) == sibling_totals(networks.build("resnet20", 10, "32x32"), 32, 8, 8, 1)
-    assert all(counted.totals[name] == sum(layer[name] for layer in counted.layers) for name in counted.totals)
-    assert counted.macs == 40_551_040
+def test_smaller_images_have_fewer_multiply_adds():
     smaller = dense.count("mobilenet_v1", "224x224", 1000, branches=2, pixels=96)
     assert smaller.macs < 568_740_352 / 4
 
@@ -144,16 +141,10 @@ def test_all_readings_stand_side_by_side():
         parts = [formulas.layer_cost(*layer, row["reading"], row["count_bias"], 8) for layer in layers]
         assert all(row[name] == sum(part[name] for part in parts) for name in ("c_c", "c_s", "c_r", "c_m"))
     floating = (shape, LayerWeights("float", 32, 0, np.zeros((1, 4), int), 0), 32)
-    total = formulas.network_cost([*layers, floating], "adder_only", False, 8)
+    total = formulas.readings([*layers, floating], 8)[0]
     assert total["c_c"] is None
     assert total["c_s"] is None
     assert total["c_m"] == rows[0]["c_m"] + 32 * shape.weights
-
-
-def test_a_reading_is_checked_where_no_weight_is_ternary():
-    shape = shape_of(5, 1)
-    with pytest.raises(DbqError, match=r"cost\.reading: unknown value 'free'"):
-        adders(shape, dense.weights(shape, 8, 0), "free")
 
 
 @pytest.mark.parametrize("counts", [[[6]], [[-1]], [[1, 1]], [[]]])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dbq.errors import DbqError
 from dbq.integer import fixed_point
+from dbq.integer.compile import Widths
 from dbq.integer.execute import container
 
 FACTORS = st.floats(1e-9, 1e6).flatmap(lambda x: st.sampled_from([x, -x]))
@@ -102,4 +103,4 @@ def test_containers_hold_their_largest_integer(dtype):
 @pytest.mark.parametrize("bits", [1, 33, 0, 8.0, "8", True])
 def test_a_width_that_cannot_be_used_names_its_key(bits):
     with pytest.raises(DbqError, match=r"engine\.fixed_point_bits"):
-        fixed_point.check_bits(bits)
+        Widths(fixed_point_bits=bits)

@@ -21,7 +21,7 @@ def test_a_verdict_is_the_replay_and_the_width_of_validation_images(tmp_path):
     assert found.agreement == replay(network, test, Widths(14, 32), checked=8)
     assert found.widths == width_table(network, validation, (4, 8, 12, 14, 16, 24))
     assert (found.width_images, found.bound) == (16, 100 / 24), "one image of 24 is more than the bound"
-    assert found.holds() and found.speed_ratio > 0
+    assert found.speed_ratio > 0
     verdict.demand(found, "tested")
     verdict.write(found, tmp_path)
     written = json.loads((tmp_path / "engine.json").read_text())
@@ -33,3 +33,15 @@ def test_a_verdict_is_the_replay_and_the_width_of_validation_images(tmp_path):
     found.agreement.sites[0].unexplained = 1
     with pytest.raises(DbqError, match=r"^rows\.tested: .* 1 integers that rounding doesn't explain"):
         verdict.demand(found, "tested")
+
+
+def test_a_fingerprint_changes_with_what_is_counted_and_what_is_replayed():
+    network, images = make.tiny(), make.images(4)
+    settings = SimpleNamespace(reading="adder_only", count_bias=False, scale_bits=8)
+    own = verdict.fingerprint(network, images, 8, settings)
+    assert own == verdict.fingerprint(make.tiny(), images, 8, settings) and len(own) == 64
+    others = [
+        verdict.fingerprint(network, images.flip(0), 8, settings), verdict.fingerprint(network, images, 8, settings, Widths(12)),
+        verdict.fingerprint(network, images, 8, SimpleNamespace(reading="adder_only", count_bias=True, scale_bits=8)),
+    ]  # fmt: skip
+    assert len({own, *others}) == 4

@@ -1,16 +1,11 @@
-"""The four costs of a network with dense weights, which no training is needed for.
-
-    counted = dense.count("mobilenet_v1", "224x224", 1000, weight_bits=8, count_bias=True)
-
-takes 2 s.
-"""
+"""The four costs of a network with dense weights, which no training is needed for: dense.count("mobilenet_v1", "224x224", 1000)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from dbq import networks
-from dbq.cost.formulas import TERNARY_BITS, LayerWeights, layer_cost, network_cost
+from dbq.cost.formulas import TERNARY_BITS, LayerWeights, layer_cost, total
 from dbq.errors import DbqError
 from dbq.networks.count import LayerShape, layer_shapes
 
@@ -29,9 +24,9 @@ class Dense:
 def weights(shape: LayerShape, bits: int, branches: int) -> LayerWeights:
     """Weights without a zero: `branches` ternary planes, or fixed point of this width where branches is 0."""
     nonzeros = np.full((max(1, branches), shape.channels_out), shape.length)
-    storage = TERNARY_BITS * branches if branches else bits
-    digits = None if branches else np.full((bits, shape.channels_out), shape.length)
-    return LayerWeights("ternary" if branches else "fixed_point", storage, branches, nonzeros, max(1, branches), digits)
+    if branches:
+        return LayerWeights("ternary", TERNARY_BITS * branches, branches, nonzeros, branches)
+    return LayerWeights("fixed_point", bits, 0, nonzeros, 1, np.repeat(nonzeros, bits, 0))
 
 
 def count(
@@ -51,15 +46,14 @@ def count(
     branches: ternary planes instead of weights of weight_bits. pixels: of a side of the image; None: those of the form. Raises DbqError for
     an unknown network, form or reading, and for a number out of range.
     """
-    lowest = {"weight_bits": 1, "branches": 0, "activation_bits": 1, "scale_bits": 1, "classes": 1, "pixels": 1}
-    asked = (weight_bits, branches, activation_bits, scale_bits, classes, 1 if pixels is None else pixels)
-    for (name, low), value in zip(lowest.items(), asked, strict=True):
-        if not low <= value <= LARGEST:
+    asked = {"weight_bits": weight_bits, "activation_bits": activation_bits, "scale_bits": scale_bits, "classes": classes, "pixels": pixels}
+    for name, value in (asked | {"branches": branches}).items():
+        low = 0 if name == "branches" else 1
+        if value is not None and not low <= value <= LARGEST:
             raise DbqError(f"{name}: {value} is out of range", f"it must be between {low} and {LARGEST}")
     built = networks.build(network, classes, form)
     size = int(form.partition("x")[0]) if pixels is None else pixels
     shapes = layer_shapes(built, (3, size, size))
-    layers = [(shape, weights(shape, weight_bits, branches), activation_bits) for shape in shapes]
-    settings = (reading, count_bias, scale_bits)
-    rows = [{"layer": layer[0].name, "kind": layer[0].kind, **layer_cost(*layer, *settings)} for layer in layers]
-    return Dense(rows, network_cost(layers, *settings), sum(shape.outputs * shape.length for shape in shapes))
+    costs = [layer_cost(shape, weights(shape, weight_bits, branches), activation_bits, reading, count_bias, scale_bits) for shape in shapes]
+    rows = [{"layer": shape.name, "kind": shape.kind, **cost} for shape, cost in zip(shapes, costs, strict=True)]
+    return Dense(rows, total(costs), sum(shape.outputs * shape.length for shape in shapes))

@@ -17,7 +17,6 @@ A counted bias is one more product in fixed point (D + 1, as in that code), also
 one more addition at the width of the scaled sum, or at Bx bits where all branches of the filter are empty (ASSUMPTION, as above).
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,103 +76,83 @@ def fixed_point_adders(length, weight_bits: int, activation_bits: int) -> np.nda
 def ternary_adders(length, activation_bits: int, reading: str) -> np.ndarray:
     """FA of sums of so many ternary products of one branch, without the scale; elementwise; 0 for length 0."""
     length = np.asarray(length, np.int64)
-    _check_reading(reading)
     if reading == "two_bit_multiplier":
         return fixed_point_adders(length, TERNARY_BITS, activation_bits)
     return np.where(length > 0, (length - 1) * (activation_bits + ceil_log2(length)), 0)
 
 
-def _check_reading(reading: str) -> None:
-    if reading not in READINGS:
-        raise DbqError(f"cost.reading: unknown value {reading!r}", f"choose one of {', '.join(READINGS)}")
+def _additions(widths: np.ndarray, activation_bits: int, count_bias: bool) -> np.ndarray:
+    """FA (dot products,) of adding sums of these widths (branches, dot products), 0 where there is no sum, and a counted bias."""
+    used = widths > 0
+    count = np.maximum(used.sum(0) - 1, 0) + int(count_bias)
+    return count * np.where(used.any(0), widths.max(0), activation_bits)
 
 
 def scale_adders(lengths: np.ndarray, activation_bits: int, scale_bits: int, count_bias: bool) -> np.ndarray:
     """FA (dot products,) of scaling and adding the branch sums of lengths (branches, dot products).
 
-    A sum of D ternary products of Bx-bit inputs is Bx + 1 + ceil(log2 D) bits wide. Its product with the scale is Bscale bits wider. The
-    scaled sums of the branches in use are added at the width of the widest product, and so is a counted bias.
+    A sum of D ternary products is Bx + 1 + ceil(log2 D) bits wide, and its product with the scale is Bscale bits wider. The products of
+    the branches in use are added at the width of the widest, and so is a counted bias.
     """
-    widths = activation_bits + 1 + ceil_log2(lengths)
-    used = lengths > 0
-    products = np.where(used, widths * scale_bits, 0)
-    additions = np.maximum(used.sum(0) - 1, 0) + int(count_bias)
-    widest = np.where(used, widths + scale_bits, 0).max(0)
-    return products.sum(0) + additions * np.where(used.any(0), widest, activation_bits)
-
-
-def signed_digit_adders(lengths: np.ndarray, activation_bits: int, count_bias: bool) -> np.ndarray:
-    """FA (dot products,) of summing planes of signed digits with so many non-zeros (planes, dot products), and of adding the sums."""
-    sums = sum(ternary_adders(length, activation_bits, "adder_only") for length in lengths)
-    used = lengths > 0
-    widths = activation_bits + 1 + ceil_log2(lengths) + np.arange(len(lengths))[:, None]
-    additions = np.maximum(used.sum(0) - 1, 0) + int(count_bias)
-    return sums + additions * np.where(used.any(0), np.where(used, widths, 0).max(0), activation_bits)
+    widths = np.where(lengths > 0, activation_bits + 1 + ceil_log2(lengths), 0)
+    return widths.sum(0) * scale_bits + _additions(np.where(widths > 0, widths + scale_bits, 0), activation_bits, count_bias)
 
 
 def dot_product_adders(lengths, weights: LayerWeights, activation_bits: int, reading: str, count_bias: bool, scale_bits: int) -> np.ndarray:
     """FA (dot products,) of dot products with so many non-zero weights or digits: lengths (branches or planes, dot products)."""
-    if weights.kind == "fixed_point" and reading == "signed_digits":
-        return signed_digit_adders(lengths, activation_bits, count_bias)
-    if weights.kind == "fixed_point":
+    if weights.kind == "fixed_point" and reading != "signed_digits":
         return fixed_point_adders(lengths[0] + int(count_bias), weights.bits, activation_bits)
     sums = sum(ternary_adders(length, activation_bits, reading) for length in lengths)
-    return sums + scale_adders(lengths, activation_bits, scale_bits, count_bias)
+    if weights.kind != "fixed_point":
+        return sums + scale_adders(lengths, activation_bits, scale_bits, count_bias)
+    widths = activation_bits + 1 + ceil_log2(lengths) + np.arange(len(lengths))[:, None]
+    return sums + _additions(np.where(lengths > 0, widths, 0), activation_bits, count_bias)
 
 
 def layer_cost(shape: LayerShape, weights: LayerWeights, activation_bits: int, reading: str, count_bias: bool, scale_bits: int) -> dict:
     """c_c and c_s in FA, c_r and c_m in bits; c_c and c_s are None for float weights: no formula here has float products.
 
     With count_bias each output channel has one bias, of the layer or of its folded batch norm, as wide as a weight. Raises DbqError for an
-    unknown reading (even where no weight is ternary), an unknown kind of weights, and non-zeros that don't fit the layer.
+    unknown reading (even where no weight is ternary), an unknown kind of weights, and non-zeros or digits that don't fit the layer.
     """
-    _check_reading(reading)
-    per_filter = shape.outputs // shape.channels_out
-    biases = shape.channels_out if count_bias else 0
+    if reading not in READINGS:
+        raise DbqError(f"cost.reading: unknown value {reading!r}", f"choose one of {', '.join(READINGS)}")
     if weights.kind not in ("float", "fixed_point", *PLANES):
         raise DbqError(f"layer {shape.name}: unknown kind of weights {weights.kind!r}", "it is fixed_point, ternary, binary or float")
-    storage = weights.bits * (shape.weights + biases)
+    storage = weights.bits * (shape.weights + (shape.channels_out if count_bias else 0))
     row = {"c_c": None, "c_s": None, "c_r": storage + activation_bits * shape.inputs, "c_m": storage + scale_bits * weights.scales}
     if weights.kind == "float":
         return row
-    nonzeros = np.asarray(weights.nonzeros, np.int64)
-    expected = (max(1, weights.branches) if weights.kind in PLANES else 1, shape.channels_out)
-    smallest = shape.length if weights.kind == "binary" else 0
-    if nonzeros.shape != expected or nonzeros.min() < smallest or nonzeros.max() > shape.length:
-        found = f"{nonzeros.shape} from {nonzeros.min(initial=shape.length)} to {nonzeros.max(initial=0)}"
-        raise DbqError(f"layer {shape.name}: non-zeros {found}", f"pass counts {expected} from {smallest} to {shape.length}")
+    smallest, planes = (shape.length if weights.kind == "binary" else 0), (max(1, weights.branches) if weights.kind in PLANES else 1)
+    sparse = _fitting(shape, "non-zeros", weights.nonzeros, smallest, range(planes, planes + 1))
     if weights.kind == "fixed_point" and reading == "signed_digits":
-        nonzeros = _digits(shape, weights)
-        expected = (weights.bits, shape.channels_out)
-    dense = np.full(expected, shape.length)
-    for name, lengths in (("c_c", dense), ("c_s", nonzeros)):
+        planes = weights.bits
+        sparse = _fitting(shape, "its signed digits", weights.digits, 0, range(1, planes + 1))
+    for name, lengths in (("c_c", np.full((planes, shape.channels_out), shape.length)), ("c_s", sparse)):
         adders = dot_product_adders(lengths, weights, activation_bits, reading, count_bias, scale_bits)
-        row[name] = int(adders.sum()) * per_filter
+        row[name] = int(adders.sum()) * (shape.outputs // shape.channels_out)
     return row
 
 
-def _digits(shape: LayerShape, weights: LayerWeights) -> np.ndarray:
-    digits = np.asarray(-1 if weights.digits is None else weights.digits, np.int64)
-    fits = digits.ndim == 2 and 1 <= len(digits) <= weights.bits and digits.shape[1] == shape.channels_out
-    if not fits or digits.min() < 0 or digits.max() > shape.length:
-        raise DbqError(
-            f"layer {shape.name}: its signed digits are missing or don't fit", "pass the non-zero digits of each plane and filter"
-        )
-    return digits
+def _fitting(shape: LayerShape, what: str, counts, smallest: int, planes: range) -> np.ndarray:
+    """Counts (planes, channels_out) of a layer as int64; DbqError for another shape, and for counts that no filter can have."""
+    counts = np.asarray(() if counts is None else counts, np.int64)
+    fits = counts.ndim == 2 and len(counts) in planes and counts.shape[1] == shape.channels_out
+    if not fits or counts.min() < smallest or counts.max() > shape.length:
+        found = f"{counts.shape} from {counts.min(initial=shape.length)} to {counts.max(initial=0)}"
+        remedy = f"pass counts ({planes[-1]}, {shape.channels_out}) from {smallest} to {shape.length}"
+        raise DbqError(f"layer {shape.name}: {what} {found} don't fit", remedy)
+    return counts
 
 
-def network_cost(layers: Iterable[tuple[LayerShape, LayerWeights, int]], reading: str, count_bias: bool, scale_bits: int) -> dict:
-    """The four costs summed over layers (shape, weights, activation bits); c_c and c_s are None when a layer is float."""
-    rows = [layer_cost(shape, weights, bits, reading, count_bias, scale_bits) for shape, weights, bits in layers]
-    return {
-        name: None if any(row[name] is None for row in rows) else sum(row[name] for row in rows) for name in ("c_c", "c_s", "c_r", "c_m")
-    }
+def total(rows: list[dict]) -> dict:
+    """The four costs of a network from those of its layers; c_c and c_s are None when a layer is float."""
+    columns = {name: [row[name] for row in rows] for name in ("c_c", "c_s", "c_r", "c_m")}
+    return {name: None if None in values else sum(values) for name, values in columns.items()}
 
 
-def readings(layers: list, scale_bits: int) -> list[dict]:
-    """The totals under every reading, with the bias counted and not."""
-    return [
-        {"reading": reading, "count_bias": count_bias, **network_cost(layers, reading, count_bias, scale_bits)}
-        for reading in READINGS
-        for count_bias in (False, True)
-    ]
+def readings(layers: list[tuple[LayerShape, LayerWeights, int]], scale_bits: int) -> list[dict]:
+    """The totals of layers (shape, weights, activation bits) under every reading, with the bias counted and not."""
+    choices = [(reading, count_bias) for reading in READINGS for count_bias in (False, True)]
+    costs = [total([layer_cost(*layer, *choice, scale_bits) for layer in layers]) for choice in choices]
+    return [{"reading": reading, "count_bias": bias, **cost} for (reading, bias), cost in zip(choices, costs, strict=True)]

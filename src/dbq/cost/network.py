@@ -37,14 +37,12 @@ def check_planes(network: nn.Module) -> list[dict]:
     """Scales and zero rates of every layer of planes; DbqError where the scaled planes don't give the weights (but for float rounding)."""
     rows = []
     for name, quantizer, _ in policies.weight_quantizers(network):
-        if quantizer.coding not in formulas.PLANES:
-            continue
-        parts = take_apart(network.get_submodule(name), name)
-        rows.append({
-            "layer": name, "scales": [round(value, 5) for value in parts.scales.mean(1).tolist()],
-            "zero_rate_per_branch": [round(float((plane == 0).mean()), 4) for plane in parts.planes],
-            "largest_difference": parts.largest_difference,
-        })  # fmt: skip
+        if quantizer.coding in formulas.PLANES:
+            parts = take_apart(network.get_submodule(name), name)
+            scales = [round(value, 5) for value in parts.scales.mean(1).tolist()]
+            rates = [round(float((plane == 0).mean()), 4) for plane in parts.planes]
+            difference = parts.largest_difference
+            rows.append({"layer": name, "scales": scales, "zero_rate_per_branch": rates, "largest_difference": difference})
     return rows
 
 
@@ -57,55 +55,49 @@ def layer_weights(network: nn.Module, shape: LayerShape) -> LayerWeights:
         nonzeros = (layer.weight != 0).flatten(1).sum(1)[None].cpu().numpy()
         return LayerWeights("float", formulas.FLOAT_BITS, 0, nonzeros, 0)
     parts = take_apart(layer, shape.name)
-    nonzeros = (parts.planes != 0).sum(2)
-    if parts.coding in formulas.PLANES:
-        return LayerWeights(parts.coding, quantizer.storage_bits, len(parts.planes), nonzeros, parts.stored_scales)
-    digits = (formulas.signed_digit_planes(parts.planes[0]) != 0).sum(2)
-    return LayerWeights(parts.coding, quantizer.storage_bits, 0, nonzeros, parts.stored_scales, digits)
+    in_planes = parts.coding in formulas.PLANES
+    branches = len(parts.planes) if in_planes else 0
+    digits = None if in_planes else (formulas.signed_digit_planes(parts.planes[0]) != 0).sum(2)
+    return LayerWeights(parts.coding, quantizer.storage_bits, branches, (parts.planes != 0).sum(2), parts.stored_scales, digits)
 
 
-def input_bits(network: nn.Module, layer: str, activation_bits: int) -> int:
-    """Width of a layer's inputs. A quantizer of its own may be wider than the activations: the image has 8 bits."""
+def inputs_of(network: nn.Module, layer: str, activation_bits: int) -> tuple[int, int, int]:
+    """Width and ends of a layer's inputs. A quantizer of its own may be wider than the activations: the image has 8 bits."""
     own = getattr(network.get_submodule(layer), "input_quantizer", None)
-    return activation_bits if own is None else own.bits
+    if own is None:
+        return activation_bits, 0, 2**activation_bits - 1  # they come from a ReLU, which is unsigned
+    return own.bits, own.smallest, own.largest
 
 
-def accumulator_bits(network: nn.Module, layer: str, width: int) -> int | None:
-    """Bits of the accumulators that no inputs of `width` bits can overflow; None where weights or activations are float."""
-    module = network.get_submodule(layer)
+def accumulator_bits(network: nn.Module, layer: str, activation_bits: int) -> int | None:
+    """Bits of the accumulators that no inputs can overflow; None where weights or activations are float."""
+    module, (width, low, high) = network.get_submodule(layer), inputs_of(network, layer, activation_bits)
     if quantizer_of(module) is None or width >= formulas.FLOAT_BITS:
         return None
-    own = getattr(module, "input_quantizer", None)
-    largest = 2**width - 1 if own is None else own.largest  # without one the inputs come from a ReLU, which is unsigned
-    low = -largest if own is not None and own.signed else 0
-    return fixed_point.accumulator_bits(take_apart(module, layer).planes, low, largest)
+    return fixed_point.accumulator_bits(take_apart(module, layer).planes, low, high)
 
 
 def count(network: nn.Module, pixels: int, activation_bits: int, settings: CostSettings) -> Counted:
     """Count a quantized network for images of pixels x pixels, under the main reading layer by layer and under every reading in total."""
-    layers = [
-        (shape, layer_weights(network, shape), input_bits(network, shape.name, activation_bits))
-        for shape in layer_shapes(network, (3, pixels, pixels))
-    ]
+    shapes = layer_shapes(network, (3, pixels, pixels))
+    layers = [(shape, layer_weights(network, shape), inputs_of(network, shape.name, activation_bits)[0]) for shape in shapes]
     rows = [
         {
-            "layer": shape.name, "kind": shape.kind,
-            **formulas.layer_cost(shape, weights, width, settings.reading, settings.count_bias, settings.scale_bits),
-            "nonzeros": int(weights.nonzeros.sum()), "weights": shape.weights,
-            "accumulator_bits": accumulator_bits(network, shape.name, width),
+            "layer": layer[0].name, "kind": layer[0].kind,
+            **formulas.layer_cost(*layer, settings.reading, settings.count_bias, settings.scale_bits),
+            "nonzeros": int(layer[1].nonzeros.sum()), "weights": layer[0].weights,
+            "accumulator_bits": accumulator_bits(network, layer[0].name, activation_bits),
         }
-        for shape, weights, width in layers
+        for layer in layers
     ]  # fmt: skip
     readings = formulas.readings(layers, settings.scale_bits)
     for row in readings:
         row["main"] = (row["reading"], row["count_bias"]) == (settings.reading, settings.count_bias)
-    return Counted(rows, readings, sum(shape.outputs * shape.length for shape, _, _ in layers))
+    return Counted(rows, readings, sum(shape.outputs * shape.length for shape in shapes))
 
 
 def write(counted: Counted, row: Row, folder) -> None:
     """Write cost.json and layers.csv."""
     write_csv(Path(folder) / "layers.csv", counted.layers, LAYER_COLUMNS)
-    write_json(Path(folder) / "cost.json", {
-        "key": row.key, "network": row.network, "dataset": row.dataset, "method": row.method, "branches": row.branches,
-        "weight_bits": row.weight_bits, "activation_bits": row.activation_bits, "readings": counted.readings, "macs": counted.macs,
-    })  # fmt: skip
+    about = {name: getattr(row, name) for name in ("key", "network", "dataset", "method", "branches", "weight_bits", "activation_bits")}
+    write_json(Path(folder) / "cost.json", about | {"readings": counted.readings, "macs": counted.macs})

@@ -18,9 +18,8 @@ import torch
 from dbq.errors import DbqError
 from dbq.insertion.activations import ActivationQuantizer
 from dbq.integer import fold
-from dbq.integer.graph import moved
+from dbq.integer.graph import moved, operands
 from dbq.integer.planes import quantizer_of, take_apart
-from dbq.integer.streams import operands
 
 OPSET, IR_VERSION = 17, 8  # of 2022: every onnxruntime since 1.12 runs it
 ANNOTATION = "finn_datatype"

@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from dbq.integer.compile import Compiled
-from dbq.integer.fold import FLOAT32_ROUNDING, Slack
+from dbq.integer.fold import FLOAT32_ROUNDING
+from dbq.integer.graph import operands, reading_quantizer
 from dbq.integer.program import Program
 
 
@@ -25,10 +26,9 @@ from dbq.integer.program import Program
 class SiteAgreement:
     """One activation quantizer (the name of its ReLU, or LAYER.input), or the logits, over all images that were checked.
 
-    differing: integers that differ when each network uses its own activations. mismatches: integers that differ for the same inputs, of
-    which rounding explains `explained` and doesn't explain `unexplained`. farthest: the largest distance of a mismatch from a tie. widest:
-    the largest bound. Both are in steps. The logits aren't rounded: a mismatch is a difference beyond the bound, always unexplained, and
-    distances are in units of the logits.
+    differing: integers that differ when each network uses its own activations. mismatches: integers that differ for the same inputs, which
+    rounding explains or not. farthest: the largest distance of a mismatch from a tie. widest: the largest bound. Both are in steps. The
+    logits aren't rounded: a mismatch is a difference beyond the bound, always unexplained, and distances are in units of the logits.
     """
 
     site: str
@@ -39,6 +39,14 @@ class SiteAgreement:
     unexplained: int = 0
     farthest: float = 0.0
     widest: float = 0.0
+
+    def count(self, mismatches: int, explained: int, distances: Tensor, bounds: Tensor) -> None:
+        """Add the mismatches of a batch, with their distances and the bounds of all values."""
+        self.mismatches += mismatches
+        self.explained += explained
+        self.unexplained += mismatches - explained
+        self.farthest = max(self.farthest, float(distances.max()) if len(distances) else 0.0)
+        self.widest = max(self.widest, float(bounds.max()))
 
 
 class Comparison(fx.Interpreter):
@@ -53,21 +61,15 @@ class Comparison(fx.Interpreter):
     @torch.no_grad()
     def compare(self, images: Tensor, integers: dict[str, Tensor]) -> Tensor:
         """Count a batch, and return the training graph's logits. integers: those of every value of the program."""
-        self.integers = integers
-        self.forced = False
+        self.integers, self.forced = integers, False
         logits = self.run(images)
         self.forced = True
-        forced = self.run(images)
-        name = self.program.logits
-        own = integers[name].to(forced.device).double() * self.program.scale
+        forced = self.run(images).double()
+        own = integers[self.program.logits].to(forced.device).double() * self.program.scale
+        distance, bound = (forced - own).abs(), self.bounds.pop("logits").double()
         site = self.sites.setdefault("logits", SiteAgreement("logits"))
-        distance, bound = (forced.double() - own).abs(), self.bounds["logits"].double()
-        beyond = int((~(distance <= bound)).sum())
         site.values += forced.numel()
-        site.mismatches += beyond
-        site.unexplained += beyond
-        site.farthest, site.widest = max(site.farthest, float(distance.max())), max(site.widest, float(bound.max()))
-        self.bounds.clear()
+        site.count(int((~(distance <= bound)).sum()), 0, distance, bound)
         return logits
 
     def run_node(self, node):
@@ -85,34 +87,32 @@ class Comparison(fx.Interpreter):
         return result
 
     def _layer(self, node):
-        layer, x = self.described.module(node), self.env[node.args[0]]
-        quantizer = getattr(layer, "input_quantizer", None)
+        layer, x, quantizer = self.described.module(node), self.env[node.args[0]], reading_quantizer(self.described, node)
         if quantizer is not None:
             x = self._activation(f"{node.target}.input", node.args[0], quantizer)
         if self.forced:
-            self.bounds[node] = self._layer_bound(layer, self.slack[node.target], x)
+            slack = self.slack[node.target]
+            weights, constant = torch.from_numpy(slack.weights).to(x).view(layer.weight.shape), torch.from_numpy(slack.constant).to(x)
+            if isinstance(layer, nn.Conv2d):
+                bound = functional.conv2d(x.abs(), weights, constant, layer.stride, layer.padding, layer.dilation, layer.groups)
+            else:
+                bound = functional.linear(x.abs(), weights, constant)
+            self.bounds[node] = bound * 1.0001  # its own float32 sum
         return layer(x)
 
     def _activation(self, name: str, source: fx.Node, quantizer: nn.Module) -> Tensor:
         """Compare one activation, and return the program's in the second run, the graph's own in the first."""
         x, integers = self.env[source], self.integers[name].to(self.env[source].device)
         scaled = torch.mul(x, 1 / quantizer.step)
-        low = -quantizer.largest if quantizer.signed else 0
-        differs = scaled.round().clamp_(low, quantizer.largest) != integers
+        differs = scaled.round().clamp_(quantizer.smallest, quantizer.largest) != integers
         site = self.sites.setdefault(name, SiteAgreement(name))
         if not self.forced:
             site.values += integers.numel()
             site.differing += int(differs.sum())
             return quantizer(x)
         bound = (self.bounds[source] + self.slack[name]) / quantizer.step
-        site.widest = max(site.widest, float(bound.max()))
-        if differs.any():
-            beyond = (scaled[differs].clamp(low, quantizer.largest) - integers[differs]).abs().double() - 0.5
-            count, explained = int(differs.sum()), int((beyond <= bound[differs]).sum())
-            site.mismatches += count
-            site.explained += explained
-            site.unexplained += count - explained
-            site.farthest = max(site.farthest, float(beyond.max()))
+        beyond = (scaled[differs].clamp(quantizer.smallest, quantizer.largest) - integers[differs]).abs().double() - 0.5
+        site.count(len(beyond), int((beyond <= bound[differs]).sum()), beyond, bound)
         return (integers * quantizer.step).to(x.dtype)
 
     # ---- bounds: how far the program's exact value can be from the graph's, element by element, as a real number ----
@@ -120,35 +120,19 @@ class Comparison(fx.Interpreter):
     def _bound(self, node: fx.Node, kind: str, result):
         if kind in ("image", "quantizer"):
             return torch.zeros_like(result)
-        if kind == "layer":
-            return self.bounds[node]
-        if kind in ("batch_norm", "output"):  # the bound of a layer already includes its batch norm
-            return self.bounds[node.args[0]]
-        if kind == "add":
-            return sum(self._operand(node, i) for i in range(2)) + FLOAT32_ROUNDING * result.abs()
-        if kind == "concatenate":
-            return torch.cat([self._operand(node, i) for i in range(len(node.args[0]))], 1)
+        if kind in ("layer", "batch_norm", "output"):  # the bound of a layer already includes its batch norm
+            return self.bounds[node if kind == "layer" else node.args[0]]
+        if kind in ("add", "concatenate"):
+            name = self.described.name(node)
+            parts = [self.bounds[part] + self.slack.get(f"{name}.{i}", 0.0) for i, part in enumerate(operands(self.described, node))]
+            return sum(parts) + FLOAT32_ROUNDING * result.abs() if kind == "add" else torch.cat(parts, 1)
         if kind == "average":
             absolute = self._again(node, lambda source: self.env[source].abs())
             height, width = self.described.shape(node.args[0])[1:]
             return self._again(node, self.bounds.__getitem__) + FLOAT32_ROUNDING * (height * width + 2) * absolute
         return self._again(node, lambda source: self.bounds.get(source, self.env.get(source)))
 
-    def _operand(self, node: fx.Node, position: int) -> Tensor:
-        source = (node.args[0] if self.described.kinds[node] == "concatenate" else node.args)[position]
-        return self.bounds[source] + self.slack.get(f"{self.described.name(node)}.{position}", 0.0)
-
     def _again(self, node: fx.Node, value_of):
         """The node's own operation, run on other values."""
         arguments, keywords = fx.node.map_arg((node.args, node.kwargs), value_of)
         return getattr(self, node.op)(node.target, arguments, keywords)
-
-    @staticmethod
-    def _layer_bound(layer: nn.Module, slack: Slack, x: Tensor) -> Tensor:
-        weights = torch.from_numpy(slack.weights).to(x).view(layer.weight.shape)
-        constant = torch.from_numpy(slack.constant).to(x)
-        if isinstance(layer, nn.Conv2d):
-            bound = functional.conv2d(x.abs(), weights, constant, layer.stride, layer.padding, layer.dilation, layer.groups)
-        else:
-            bound = functional.linear(x.abs(), weights, constant)
-        return bound * 1.0001  # its own float32 sum

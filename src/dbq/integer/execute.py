@@ -2,12 +2,10 @@
 
     logits = execute.run(program, images)
 
-exact: int64 throughout, written for clarity; the reference.
-
-The default holds integers in floating point. A float32 holds every integer up to 2^24 and a float64 every integer up to 2^53. Sums,
-products and divisions by powers of two are exact as long as their results stay below these limits. Each operation takes the narrowest of
-float32, float64 and int64 that its worst case allows. So only the rounding that an operation asks for happens, and torch's fast
-convolutions can form the sums. Convolutions that work on transformed inputs (NNPACK's Winograd and FFT) would not be exact, and are
+`exact` is int64 throughout: the reference. The default holds integers in floating point, so that torch's fast convolutions form the sums.
+A float32 holds every integer up to 2^24 and a float64 every integer up to 2^53. Sums, products and divisions by powers of two are exact as
+long as their results stay below these limits. Each operation takes the narrowest of float32, float64 and int64 that its worst case allows,
+so only the rounding that it asks for happens. Convolutions of transformed inputs (NNPACK's Winograd and FFT) would not be exact, and are
 switched off.
 """
 
@@ -30,10 +28,6 @@ def container(largest: int) -> torch.dtype:
     return torch.float32 if largest <= 1 << 24 else torch.float64 if largest <= 1 << 53 else torch.int64
 
 
-def container_of(value: ops.Value) -> torch.dtype:
-    return container(max(abs(value.low), abs(value.high)))
-
-
 @torch.inference_mode()
 def run(program: Program, images: Tensor, exact: bool = False, observe: dict | None = None, keep: bool = False):
     """Logits (N, classes) int64 of normalised float images, or of uint8 images if the program has their table.
@@ -42,17 +36,24 @@ def run(program: Program, images: Tensor, exact: bool = False, observe: dict | N
     keep: return (logits, {name: integers of every value}). Raises DbqError for images of another shape.
     """
     if tuple(images.shape[1:]) != program.image_shape:
-        raise DbqError(
-            f"images of shape {tuple(images.shape[1:])}, the program is for {program.image_shape}",
-            "compile the network for this image size",
-        )
+        problem = f"images of shape {tuple(images.shape[1:])}, the program is for {program.image_shape}"
+        raise DbqError(problem, "compile the network for this image size")
     values: dict[str, Tensor] = {"image": images.cpu()}
     last_use = {name: index for index, operation in enumerate(program.operations) for name in operation.inputs}
     with torch.backends.nnpack.flags(enabled=False):
         for index, operation in enumerate(program.operations):
             inputs = [values[name] for name in operation.inputs]
-            function = (_EXACT if exact else _FAST).get(type(operation)) or _BOTH[type(operation)]
-            values[operation.output] = function(program, operation, inputs, observe)
+            kind = torch.int64 if exact else container(program.values[operation.output].largest)
+            if isinstance(operation, ops.Quantize):
+                result = _quantize(operation, *inputs)
+            elif isinstance(operation, ops.DotProducts):
+                result = _dot_products(operation, *inputs, kind, exact, observe)
+            elif isinstance(operation, ops.Rescale):
+                largest = None if exact else program.values[operation.inputs[0]].largest
+                result = _rescale(operation, *inputs, largest)
+            else:
+                result = UNSCALED[type(operation)](operation, *(x.to(kind) for x in inputs))
+            values[operation.output] = result.to(kind)
             if not keep:
                 for name in operation.inputs:
                     if last_use[name] == index:
@@ -64,104 +65,54 @@ def run(program: Program, images: Tensor, exact: bool = False, observe: dict | N
     return logits, values
 
 
-def _observe(operation: ops.DotProducts, sums: list[Tensor], observe: dict) -> None:
-    ends = [part.aminmax() for part in sums]
-    low, high = int(min(end.min for end in ends)), int(max(end.max for end in ends))
-    seen = observe.get(operation.layer, (low, high))
-    observe[operation.layer] = (min(low, seen[0]), max(high, seen[1]))
-
-
-def _quantize(program, operation: ops.Quantize, inputs, observe):
-    (images,) = inputs
+def _quantize(operation: ops.Quantize, images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         if operation.table is None:
             raise DbqError("uint8 images, and the program doesn't know their normalisation", "compile it with mean and std")
-        return torch.stack([operation.table[c][images[:, c].long()] for c in range(3)], 1).float()
+        return torch.stack([operation.table[c][images[:, c].long()] for c in range(3)], 1)
     return torch.mul(images, 1 / operation.step).round_().clamp_(operation.low, operation.high)
 
 
-# ---- exact: int64 ----
-
-
-def _quantize_exact(program, operation, inputs, observe):
-    return _quantize(program, operation, inputs, observe).long()
-
-
-def sums_exact(operation: ops.DotProducts, x: Tensor) -> Tensor:
-    """Accumulators (B, N, C, H, W) or (B, N, C) of int64 inputs, window by window in numpy."""
-    planes = operation.planes.numpy().astype(np.int64)
-    if planes.ndim == 3:
-        return torch.from_numpy(np.einsum("nk,bck->bnc", x.numpy(), planes))
-    (top, left), (down, right), (dy, dx) = operation.padding, operation.stride, operation.dilation
-    branches, channels, depth, height, width = planes.shape
-    padded = np.pad(x.numpy(), ((0, 0), (0, 0), (top, top), (left, left)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, ((height - 1) * dy + 1, (width - 1) * dx + 1), axis=(2, 3))
-    windows = windows[:, :, ::down, ::right, ::dy, ::dx]  # (N, K, H, W, h, w)
-    groups, parts = operation.groups, []
-    for group in range(groups):
-        part = windows[:, group * depth : (group + 1) * depth].transpose(0, 2, 3, 1, 4, 5)
-        n, rows, columns = part.shape[:3]
-        matrix = planes[:, group * channels // groups : (group + 1) * channels // groups].reshape(-1, depth * height * width)
-        product = part.reshape(n * rows * columns, -1) @ matrix.T
-        parts.append(product.reshape(n, rows, columns, branches, channels // groups).transpose(3, 0, 4, 1, 2))
-    return torch.from_numpy(np.ascontiguousarray(np.concatenate(parts, 2)))
-
-
-def _dot_products_exact(program, operation, inputs, observe):
-    sums = list(sums_exact(operation, inputs[0]))
-    if observe is not None:
-        _observe(operation, sums, observe)
-    return rescale_exact(operation, sums)
-
-
-def rescale_exact(operation: ops.DotProducts, sums: list[Tensor]) -> Tensor:
-    """The accumulators (N, C, ...) of each branch, scaled, added, shifted and clamped in int64."""
-    column = (1, -1, *[1] * (sums[0].ndim - 2))
-    total = sum(part * multipliers.view(column) for part, multipliers in zip(sums, operation.multipliers, strict=True))
-    return _clamp(round_shift(total + operation.bias.view(column), operation.shifts.view(column)), operation)
-
-
-def _clamp(x, operation):
+def _clamp(x: Tensor, operation) -> Tensor:
     return x if operation.low is None else x.clamp_(operation.low, operation.high)
 
 
-def _rescale_exact(program, operation: ops.Rescale, inputs, observe):
-    return _clamp(round_shift(inputs[0] * operation.multiplier, torch.tensor(operation.shift)), operation)
+def _rescale(operation: ops.Rescale, x: Tensor, largest: int | None) -> Tensor:
+    """largest: magnitude of x; None: compute in int64."""
+    odd = operation.multiplier // (operation.multiplier & -operation.multiplier)  # its power of two costs no precision
+    kind = torch.int64 if largest is None else container(largest * odd)
+    if kind == torch.int64:
+        return _clamp(round_shift(x.long() * operation.multiplier, torch.tensor(operation.shift)), operation)
+    return _clamp(torch.mul(x.to(kind), float(operation.multiplier) * 2.0**-operation.shift).round_(), operation)
 
 
-# ---- fast: integers in floating point ----
-
-
-class _Prepared:
-    """An operation's constants in the types that it runs in."""
-
-    def __init__(self, operation: ops.DotProducts):
-        branches, channels = operation.planes.shape[:2]
-        self.sums = container(1 << (operation.accumulator_bits - 1))
-        widest = operation.multipliers.abs().double().sum(0) * 2.0 ** (operation.accumulator_bits - 1) + operation.bias.abs()
-        self.products = container(int(widest.max()))
-        # the branches of a convolution in groups can't be stacked: its outputs would come in another order
-        self.stacked = operation.groups == 1
-        kind = torch.float64 if self.sums == torch.int64 else self.sums
-        weights = operation.planes.to(kind)
-        parts = [weights.flatten(0, 1)] if self.stacked else list(weights)
-        self.weights = [part.contiguous(memory_format=torch.channels_last) if part.ndim == 4 else part for part in parts]
-        if self.products != torch.int64:
-            repeat = max(1, ROW // channels) if branches == 1 else 1
-            powers = torch.from_numpy(np.ldexp(1.0, -operation.shifts.numpy()))
-            self.multipliers = (operation.multipliers * powers).to(self.products).repeat(1, repeat)
-            self.bias = (operation.bias * powers).to(self.products).repeat(repeat)
-
-
-def _sums(operation: ops.DotProducts, ready: _Prepared, x: Tensor) -> list[Tensor]:
-    """Accumulators (N, C, ...) of each branch."""
-    x = x.to(ready.weights[0].dtype)
-    if operation.planes.ndim == 3:
-        parts = [x @ weights.T for weights in ready.weights]
+def _sums(operation: ops.DotProducts, x: Tensor) -> list[Tensor]:
+    """Accumulators (N, C, ...) of each branch, in the type of x."""
+    # the branches of a convolution in groups can't be stacked: its outputs would come in another order
+    planes, stacked = operation.planes.to(x.dtype), operation.groups == 1
+    weights = [planes.flatten(0, 1)] if stacked else list(planes)
+    if planes.ndim == 3:
+        parts = [x @ part.T for part in weights]
     else:
-        settings = (operation.stride, operation.padding, operation.dilation, operation.groups)
-        parts = [functional.conv2d(x, weights, None, *settings) for weights in ready.weights]
-    return list(parts[0].split(operation.planes.shape[1], 1)) if ready.stacked else parts
+        geometry = (operation.stride, operation.padding, operation.dilation, operation.groups)
+        parts = [functional.conv2d(x, part.contiguous(memory_format=torch.channels_last), None, *geometry) for part in weights]
+    return list(parts[0].split(planes.shape[1], 1)) if stacked else parts
+
+
+def _dot_products(operation: ops.DotProducts, x: Tensor, kind: torch.dtype, exact: bool, observe: dict | None) -> Tensor:
+    """kind: type that holds the results."""
+    widest = 1 << (operation.accumulator_bits - 1)
+    sums = _sums(operation, x.to(torch.int64 if exact else container(widest)))
+    if observe is not None:
+        ends = [int(end) for part in sums for end in part.aminmax()] + list(observe.get(operation.layer, ()))
+        observe[operation.layer] = (min(ends), max(ends))
+    largest = (operation.multipliers.abs().double().sum(0) * float(widest) + operation.bias.abs()).max()
+    products = torch.int64 if exact else container(max(int(largest), widest))
+    if products == torch.int64:
+        column = (1, -1, *[1] * (x.ndim - 2))
+        total = sum(part.long() * factors.view(column) for part, factors in zip(sums, operation.multipliers, strict=True))
+        return _clamp(round_shift(total + operation.bias.view(column), operation.shifts.view(column)), operation)
+    return _scaled(operation, sums, kind, products)
 
 
 def _rows(x: Tensor, width: int) -> Tensor:
@@ -170,107 +121,46 @@ def _rows(x: Tensor, width: int) -> Tensor:
     return flat.reshape(-1, width) if flat.is_contiguous() and flat.numel() % width == 0 else flat.flatten(0, -2)
 
 
-def _dot_products(program, operation: ops.DotProducts, inputs, observe):
-    ready = _Prepared(operation)
-    if operation.accumulator_bits > 54:
-        return _dot_products_exact(program, operation, [inputs[0].long()], observe)
-    sums = _sums(operation, ready, inputs[0])
-    if observe is not None:
-        _observe(operation, sums, observe)
-    kind = container_of(program.values[operation.output])
-    if ready.products == torch.int64:
-        return rescale_exact(operation, [part.long() for part in sums]).to(kind)
-    first = sums[0]
-    if first.ndim == 4 and not all(part.permute(0, 2, 3, 1).stride(3) == 1 for part in sums):
-        sums = [part.contiguous(memory_format=torch.channels_last) for part in sums]
-        first = sums[0]
+def _scaled(operation: ops.DotProducts, sums: list[Tensor], kind: torch.dtype, products: torch.dtype) -> Tensor:
+    """The sums of each branch, scaled, added and rounded block by block. products: the type in which that is exact."""
+    memory = torch.channels_last if sums[0].ndim == 4 else torch.contiguous_format
+    if sums[0].ndim == 4 and not all(part.stride(1) == 1 for part in sums):
+        sums = [part.contiguous(memory_format=memory) for part in sums]
     # in place where the result is as wide as the sums and every branch has its own memory
-    reuse = len(sums) == 1 and kind == first.dtype
-    memory = torch.channels_last if first.ndim == 4 else torch.contiguous_format
-    result = first if reuse else torch.empty(first.shape, dtype=kind, memory_format=memory)
-    width = len(ready.bias) if len(sums) == 1 else first.shape[1]
-    parts = [_rows(part, width) for part in sums]
-    target = _rows(result, width)
+    reuse = len(sums) == 1 and kind == sums[0].dtype
+    result = sums[0] if reuse else torch.empty(sums[0].shape, dtype=kind, memory_format=memory)
+    channels = sums[0].shape[1]
+    repeat = max(1, ROW // channels) if len(sums) == 1 else 1
+    target, *parts = (_rows(part, channels * repeat) for part in (result, *sums))
     width = target.shape[1]
-    multipliers, bias = ready.multipliers[:, :width], ready.bias[:width]
+    powers = torch.from_numpy(np.ldexp(1.0, -operation.shifts.numpy()))
+    multipliers = (operation.multipliers * powers).to(products).repeat(1, repeat)[:, :width]
+    bias = (operation.bias * powers).to(products).repeat(repeat)[:width]
     height = max(1, BLOCK // width)
-    buffer = torch.empty(min(height, len(target)), width, dtype=ready.products)
-    other = torch.empty_like(buffer) if len(parts) > 1 else None
+    buffer, other = (torch.empty(min(height, len(target)), width, dtype=products) for _ in range(2))
     for start in range(0, len(target), height):
         block = slice(start, start + height)
-        out = buffer[: len(target[block])]
-        out.copy_(parts[0][block])
+        out = buffer[: len(target[block])].copy_(parts[0][block])
         torch.addcmul(bias, out, multipliers[0], out=out)
         for part, row in zip(parts[1:], multipliers[1:], strict=True):
-            more = other[: len(out)]
-            more.copy_(part[block])
-            out.addcmul_(more, row)
+            out.addcmul_(other[: len(out)].copy_(part[block]), row)
         target[block] = _clamp(out.round_(), operation)
     return result
 
 
-def _rescale(program, operation: ops.Rescale, inputs, observe):
-    source, target = program.values[operation.inputs[0]], program.values[operation.output]
-    largest = max(abs(source.low), abs(source.high))
-    odd = operation.multiplier // (operation.multiplier & -operation.multiplier)  # its power of two costs no precision
-    kind = container(largest * odd)
-    if kind == torch.int64:
-        return _rescale_exact(program, operation, [inputs[0].long()], observe).to(container_of(target))
-    scaled = torch.mul(inputs[0].to(kind), float(operation.multiplier) * 2.0**-operation.shift).round_()
-    return _clamp(scaled, operation).to(container_of(target))
-
-
-# ---- the same in both: nothing is scaled ----
-
-
-def _wide_enough(program, operation, inputs):
-    if inputs[0].dtype == torch.int64:
-        return inputs
-    kind = container_of(program.values[operation.output])
-    return [x.to(kind) for x in inputs]
-
-
-def _add(program, operation, inputs, observe):
-    first, second = _wide_enough(program, operation, inputs)
-    return first + second
-
-
-def _concatenate(program, operation, inputs, observe):
-    return torch.cat(_wide_enough(program, operation, inputs), 1)
-
-
-def _select(program, operation, inputs, observe):
+def _select(operation: ops.SelectChannels, x: Tensor) -> Tensor:
     channels = operation.channels
-    if len(channels) == int(channels[-1] - channels[0]) + 1 and bool((channels.diff() == 1).all()):
-        return inputs[0][:, int(channels[0]) : int(channels[-1]) + 1]
-    return inputs[0].index_select(1, channels)
+    first = int(channels[0])
+    neighbours = torch.equal(channels, first + torch.arange(len(channels)))  # a slice is no copy
+    return x[:, first : first + len(channels)] if neighbours else x.index_select(1, channels)
 
 
-def _subsample_and_pad(program, operation, inputs, observe):
-    return functional.pad(inputs[0][:, :, :: operation.stride, :: operation.stride], (0, 0, 0, 0, operation.pad, operation.pad))
-
-
-def _max_pool(program, operation, inputs, observe):
-    return functional.max_pool2d(inputs[0], operation.kernel, operation.stride, operation.padding)
-
-
-def _global_sum(program, operation, inputs, observe):
-    (x,) = _wide_enough(program, operation, inputs)
-    return x.sum((2, 3), keepdim=operation.keep)
-
-
-def _flatten(program, operation, inputs, observe):
-    return inputs[0].flatten(1)
-
-
-_BOTH = {
-    ops.Add: _add,
-    ops.Concatenate: _concatenate,
+UNSCALED = {
+    ops.Add: lambda operation, x, y: x + y,
+    ops.Concatenate: lambda operation, *parts: torch.cat(parts, 1),
     ops.SelectChannels: _select,
-    ops.SubsampleAndPad: _subsample_and_pad,
-    ops.MaxPool: _max_pool,
-    ops.GlobalSum: _global_sum,
-    ops.Flatten: _flatten,
+    ops.SubsampleAndPad: lambda it, x: functional.pad(x[:, :, :: it.stride, :: it.stride], (0, 0, 0, 0, it.pad, it.pad)),
+    ops.MaxPool: lambda operation, x: functional.max_pool2d(x, operation.kernel, operation.stride, operation.padding),
+    ops.GlobalSum: lambda operation, x: x.sum((2, 3), keepdim=operation.keep),
+    ops.Flatten: lambda operation, x: x.flatten(1),
 }
-_FAST = {ops.Quantize: _quantize, ops.DotProducts: _dot_products, ops.Rescale: _rescale}
-_EXACT = {ops.Quantize: _quantize_exact, ops.DotProducts: _dot_products_exact, ops.Rescale: _rescale_exact}

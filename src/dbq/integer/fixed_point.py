@@ -10,22 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dbq.errors import DbqError
-
-BITS = (2, 32)  # smallest and largest width of a mantissa
 FLOAT32_BITS = 24  # width of a mantissa of the training graph's own numbers
 LARGEST_SHIFT = 61  # that an int64 allows
-
-
-def check_bits(bits) -> int:
-    """Return the width of mantissas; DbqError for one that can't be used."""
-    low, high = BITS
-    if not isinstance(bits, int) or isinstance(bits, bool) or not low <= bits <= high:
-        raise DbqError(
-            f"engine.fixed_point_bits: {bits!r} is not a whole number from {low} to {high}",
-            "24 is as fine as float32; `smallest_width` finds what a network needs",
-        )
-    return bits
 
 
 def mantissas(factors, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,11 +47,6 @@ def round_shift(values: Tensor, shifts: Tensor) -> Tensor:
 def signed_bits(low: int, high: int) -> int:
     """Bits of the narrowest two's complement integer that holds every value from low to high."""
     return max(int(max(high, 0)).bit_length(), int(-low - 1).bit_length() if low < 0 else 0) + 1
-
-
-def unsigned_aware_bits(low: int, high: int) -> int:
-    """Like signed_bits, but without a sign bit where no value is negative."""
-    return int(high).bit_length() if low >= 0 else signed_bits(low, high)
 
 
 def sum_range(planes, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:

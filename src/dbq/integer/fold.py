@@ -11,6 +11,7 @@ from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
 from dbq.integer import fixed_point
 from dbq.integer.planes import Parts
+from dbq.integer.program import Value
 
 FLOAT32_ROUNDING = 2.0**-24  # relative, of one operation of the training graph
 BIAS_BITS = 8  # a bias has at least so many bits more than a multiplier, also where the sums are narrow
@@ -34,23 +35,22 @@ def fold(layer: nn.Module, name: str, norm: nn.Module | None, norm_name: str = "
 
     Raises DbqError for a batch norm without statistics, and for numbers that aren't finite.
     """
-    channels = layer.weight.shape[0]
-    bias = np.zeros(channels) if layer.bias is None else layer.bias.cpu().double().numpy()
+
+    def numbers(tensor: torch.Tensor | None, missing: float) -> np.ndarray:
+        return np.full(len(layer.weight), missing) if tensor is None else tensor.cpu().double().numpy()
+
+    bias, remedy = numbers(layer.bias, 0.0), "train the network again with a lower learning rate"
     if not np.isfinite(bias).all():
-        raise DbqError(f"layer {name}: its bias is not finite", "train the network again with a lower learning rate")
+        raise DbqError(f"layer {name}: its bias is not finite", remedy)
     if norm is None:
-        return Fold(np.ones(channels), bias, np.abs(bias))
+        return Fold(np.ones(len(bias)), bias, np.abs(bias))
     if norm.running_mean is None:
-        raise DbqError(
-            f"layer {norm_name}: a batch norm without running statistics can't be folded into {name}",
-            "build it with track_running_stats=True and train it",
-        )
-    mean, variance = norm.running_mean.cpu().double().numpy(), norm.running_var.cpu().double().numpy()
-    gamma = np.ones(channels) if norm.weight is None else norm.weight.cpu().double().numpy()
-    beta = np.zeros(channels) if norm.bias is None else norm.bias.cpu().double().numpy()
-    gain = gamma / np.sqrt(variance + norm.eps)
-    if not (np.isfinite(gain).all() and np.isfinite(mean).all() and np.isfinite(beta).all()):
-        raise DbqError(f"layer {norm_name}: its statistics are not finite", "train the network again with a lower learning rate")
+        problem = f"layer {norm_name}: a batch norm without running statistics can't be folded into {name}"
+        raise DbqError(problem, "build it with track_running_stats=True and train it")
+    mean, beta = numbers(norm.running_mean, 0.0), numbers(norm.bias, 0.0)
+    gain = numbers(norm.weight, 1.0) / np.sqrt(numbers(norm.running_var, 1.0) + norm.eps)
+    if not np.isfinite([gain, mean, beta]).all():
+        raise DbqError(f"layer {norm_name}: its statistics are not finite", remedy)
     return Fold(gain, beta + gain * (bias - mean), np.abs(beta) + np.abs(gain) * (np.abs(bias) + np.abs(mean)))
 
 
@@ -58,9 +58,8 @@ def fold(layer: nn.Module, name: str, norm: nn.Module | None, norm_name: str = "
 class Slack:
     """How far the integers' exact result, before it is rounded, can be from the training graph's float32 result for the same inputs x.
 
-    As a real number it is at most sum_k weights[c, k] * |x_k| + constant[c]. weights (C, K): the rounding of the multipliers, and (K + 16)
-    float32 roundings of the graph, times the magnitudes of the planes. constant (C,): the rounding of the bias, and 16 float32 roundings
-    of the terms of the batch norm.
+    At most sum_k weights[c, k] * |x_k| + constant[c]. weights (C, K): the rounding of the multipliers and (K + 16) float32 roundings of
+    the graph, times the magnitudes of the planes. constant (C,): the rounding of the bias and 16 float32 roundings of the batch norm.
     """
 
     weights: np.ndarray
@@ -69,24 +68,25 @@ class Slack:
 
 @dataclass(frozen=True)
 class Constants:
-    """The integers of DotProducts, the range of its results before saturation, and how far they can be from the training graph."""
+    """The integers of DotProducts, the lsb and range of its results before saturation, and how far they are from the training graph."""
 
     multipliers: np.ndarray
     bias: np.ndarray
     shifts: np.ndarray
     accumulator_bits: int
+    lsb: float
     low: int
     high: int
     slack: Slack
 
 
-def constants(name: str, parts: Parts, folded: Fold, lsb_in: float, low_in: int, high_in: int, lsb_out: float | None, bits: int):
-    """(Constants, lsb_out) of a layer whose inputs are integers from low_in to high_in.
+def constants(name: str, parts: Parts, folded: Fold, given: Value, lsb_out: float | None, bits: int) -> Constants:
+    """For a layer whose inputs are the integers of the value `given`.
 
     lsb_out None (logits): the power of two at which the layer's largest multiplier uses all of its bits and no shift is needed.
     """
-    factors = parts.scales * folded.gain * lsb_in
-    accumulator_bits = fixed_point.accumulator_bits(parts.planes, low_in, high_in)
+    factors = parts.scales * folded.gain * given.lsb
+    accumulator_bits = fixed_point.accumulator_bits(parts.planes, given.low, given.high)
     if lsb_out is None:
         _, shift = fixed_point.mantissas([[np.abs(factors).max()]], bits)
         lsb_out = float(2.0 ** -int(shift[0]))
@@ -102,22 +102,19 @@ def constants(name: str, parts: Parts, folded: Fold, lsb_in: float, low_in: int,
         shifts = np.where(offset != 0, np.minimum(shifts, widest - exponents), shifts)
         shifts = np.minimum(shifts, fixed_point.LARGEST_SHIFT)
     multipliers, bias = fixed_point.integers_at(factors, shifts), fixed_point.integers_at(offset, shifts)
-    smallest, largest = fixed_point.sum_range(parts.planes, min(low_in, 0), max(high_in, 0))
-    ends = np.stack([smallest, largest]).astype(object) * multipliers.astype(object)
-    lows, highs = ends.min(0).sum(0) + bias, ends.max(0).sum(0) + bias
-    product_bits = fixed_point.signed_bits(int(min(lows.min(), 0)), int(max(highs.max(), 0)))
+    ends = np.stack(fixed_point.sum_range(parts.planes, min(given.low, 0), max(given.high, 0))).astype(object) * multipliers.astype(object)
+    ends = np.stack([ends.min(0).sum(0), ends.max(0).sum(0)]) + bias
+    product_bits = fixed_point.signed_bits(int(min(ends.min(), 0)), int(max(ends.max(), 0)))
     if product_bits > 62:
-        raise DbqError(
-            f"layer {name}: the scaled sums need {product_bits} bits, more than 62",
-            f"lower engine.fixed_point_bits (now {bits})",
-        )
-    results = fixed_point.round_shift(torch.from_numpy(np.stack([lows, highs]).astype(np.int64)), torch.from_numpy(shifts))
+        problem = f"layer {name}: the scaled sums need {product_bits} bits, more than 62"
+        raise DbqError(problem, f"lower engine.fixed_point_bits (now {bits})")
+    results = fixed_point.round_shift(torch.from_numpy(ends.astype(np.int64)), torch.from_numpy(shifts))
     per_input = np.abs(factors - np.ldexp(multipliers.astype(np.float64), -shifts))  # of a multiplier, in units of lsb_out
     per_input += FLOAT32_ROUNDING * (parts.planes.shape[2] + 16) * np.abs(factors)
-    weights = (per_input[:, :, None] * np.abs(parts.planes)).sum(0) * lsb_out / lsb_in
+    weights = (per_input[:, :, None] * np.abs(parts.planes)).sum(0) * lsb_out / given.lsb
     constant = np.abs(offset - np.ldexp(bias.astype(np.float64), -shifts)) * lsb_out + FLOAT32_ROUNDING * 16 * folded.magnitude
     ends = (int(results.min()), int(results.max()))
-    return Constants(multipliers, bias, shifts, accumulator_bits, *ends, Slack(weights, constant)), lsb_out
+    return Constants(multipliers, bias, shifts, accumulator_bits, lsb_out, *ends, Slack(weights, constant))
 
 
 def pixel_table(step: float, low: int, high: int, mean, std) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """A Program as JSON-compatible data and arrays, and back: `from_plain` lets no damaged or foreign program pass."""
 
-import dataclasses
+import json
 import math
 import types
 import typing
@@ -8,9 +8,11 @@ import typing
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dbq.errors import DbqError
 from dbq.integer import program as ops
+from dbq.integer.execute import UNSCALED
 from dbq.integer.program import Program, Value
 
 KINDS = {kind.__name__: kind for kind in ops.Operation.__subclasses__()}
@@ -23,20 +25,13 @@ def to_plain(program: Program) -> tuple[dict, dict[str, np.ndarray]]:
     """(JSON-compatible description, integer arrays by name "INDEX.FIELD"): all that a file needs."""
     arrays, operations = {}, []
     for index, operation in enumerate(program.operations):
-        plain = {"kind": type(operation).__name__}
-        for part in dataclasses.fields(operation):
-            value = getattr(operation, part.name)
-            if isinstance(value, Tensor):
-                arrays[f"{index}.{part.name}"] = value.cpu().numpy()
-            else:
-                plain[part.name] = list(value) if isinstance(value, tuple) else value
-        operations.append(plain)
-    values = {name: {**dataclasses.asdict(value), "shape": list(value.shape)} for name, value in program.values.items()}
-    description = {
-        "operations": operations, "values": values, "image_shape": list(program.image_shape), "logits": program.logits,
-        "fixed_point_bits": program.fixed_point_bits,
-    }  # fmt: skip
-    return description, arrays
+        tensors = {name: value for name, value in vars(operation).items() if isinstance(value, Tensor)}
+        arrays |= {f"{index}.{name}": tensor.cpu().numpy() for name, tensor in tensors.items()}
+        plain = {name: value for name, value in vars(operation).items() if name not in tensors}
+        operations.append({"kind": type(operation).__name__, **plain})
+    values = {name: vars(value) for name, value in program.values.items()}
+    description = {**vars(program), "operations": operations, "values": values}
+    return json.loads(json.dumps(description)), arrays  # tuples become lists
 
 
 def from_plain(description: dict, arrays: dict) -> Program:
@@ -48,11 +43,10 @@ def from_plain(description: dict, arrays: dict) -> Program:
     try:
         operations = [_operation(index, plain, given.get(str(index), {})) for index, plain in enumerate(description["operations"])]
         values = {name: _made(Value, value, f"value {name}") for name, value in description["values"].items()}
-        rest = {name: _plain_value(description[name]) for name in ("image_shape", "logits", "fixed_point_bits")}
+        rest = {name: description[name] for name in ("image_shape", "logits", "fixed_point_bits")}
     except (KeyError, TypeError, AttributeError) as error:
         raise DbqError(f"program: its description is incomplete ({type(error).__name__}: {error})", REMEDY) from None
-    program = Program(operations, values, **rest)
-    _check_types(program, "program", skip=("operations", "values"))
+    program = _made(Program, {"operations": operations, "values": values, **rest}, "program")
     check(program)
     return program
 
@@ -65,41 +59,36 @@ def _operation(index: int, plain: dict, arrays: dict[str, Tensor]) -> ops.Operat
 
 
 def _made(kind, fields: dict, what: str):
+    """A dataclass of program.py from plain values; DbqError where one has another type than its annotation says."""
+    hints = typing.get_type_hints(kind)
+    fields = {name: tuple(value) if isinstance(value, list) and name != "operations" else value for name, value in fields.items()}
     try:
-        made = kind(**{name: _plain_value(value) for name, value in fields.items()})
+        made = kind(**fields)
     except TypeError as error:
         raise DbqError(f"{what}: {error}", REMEDY) from None
-    _check_types(made, what)
-    return made
-
-
-def _plain_value(value):
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _check_types(made, what: str, skip=()) -> None:
-    for name, hint in typing.get_type_hints(type(made)).items():
+    for name, hint in hints.items():
         value = getattr(made, name)
-        if name not in skip and not _fits(value, hint):
+        if not _fits(value, hint):
             shown = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
             raise DbqError(f"{what}: {name} is {shown}", REMEDY)
+    return made
 
 
 def _fits(value, hint) -> bool:
     """Whether a value is what an annotation of program.py says, integers being below LARGEST and numbers finite."""
-    parts = typing.get_args(hint)
-    if isinstance(hint, types.UnionType):
+    parts, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin is types.UnionType:
         return any(_fits(value, part) for part in parts)
-    if typing.get_origin(hint) is tuple:
+    if origin is tuple:
         kinds = [parts[0]] * len(value) if isinstance(value, tuple) and parts[-1] is Ellipsis else parts
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+        return type(value) is int and abs(value) < LARGEST
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return type(value) in (int, float) and math.isfinite(value)
     if hint is Tensor:
         return isinstance(value, Tensor) and value.dtype in (torch.int8, torch.int16, torch.int32, torch.int64)
-    return isinstance(value, hint)
+    return isinstance(value, origin or hint)
 
 
 def check(program: Program) -> None:
@@ -115,7 +104,7 @@ def check(program: Program) -> None:
         if ("image" in operation.inputs) != isinstance(operation, ops.Quantize):
             raise DbqError(f"{what}: the image is read by Quantize, and by nothing else", REMEDY)
         try:
-            shape = _SHAPES[type(operation)](operation, *(shapes[name] for name in operation.inputs))
+            shape = _result_shape(operation, *(shapes[name] for name in operation.inputs))
         except (ValueError, TypeError, IndexError, RuntimeError):
             shape = None  # constants that don't fit each other or the inputs
         if shape != value.shape or min(shape, default=0) < 1:
@@ -125,76 +114,47 @@ def check(program: Program) -> None:
         raise DbqError("program: its logits or another value is given by no operation", REMEDY)
 
 
+def _result_shape(operation: ops.Operation, *given: tuple[int, ...]) -> tuple[int, ...]:
+    """What torch makes of tensors without values. Raises ValueError, or what torch raises, where constants or inputs don't fit."""
+    inputs, first = [torch.empty(1, *shape, device="meta") for shape in given], given[0]
+    if isinstance(operation, (ops.Rescale, ops.DotProducts)):
+        _fit((operation.low is None) == (operation.high is None), len(given) == 1)
+    if isinstance(operation, ops.DotProducts):
+        return _dot_products(operation, inputs[0])
+    if isinstance(operation, ops.Rescale):
+        _fit(abs(operation.shift) < 62, operation.multiplier != 0)
+        return first
+    if isinstance(operation, ops.Quantize):
+        _fit(operation.step > 0, operation.low <= operation.high, len(given) == 1)
+        _fit(operation.table is None or operation.table.shape == (first[0], 256))
+        return first
+    if isinstance(operation, ops.SelectChannels):
+        channels = operation.channels
+        _fit(channels.dtype == torch.int64, channels.ndim == 1, int(channels.min()) >= 0, int(channels.max()) < first[0], len(given) == 1)
+        return (len(channels), *first[1:])
+    if isinstance(operation, ops.SubsampleAndPad):
+        _fit(operation.stride > 0, operation.pad >= 0)
+    if isinstance(operation, ops.MaxPool):
+        _fit(min(operation.stride) > 0, min(operation.padding) >= 0)
+    _fit(not isinstance(operation, ops.Add) or first == given[-1])
+    return tuple(UNSCALED[type(operation)](operation, *inputs).shape[1:])
+
+
 def _fit(*conditions) -> None:
     if not all(conditions):
         raise ValueError
 
 
-def _quantize(operation: ops.Quantize, image):
-    table = operation.table
-    _fit(operation.step > 0, operation.low <= operation.high, table is None or table.shape == (image[0], 256))
-    return image
-
-
-def _window(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
-    _fit(stride > 0, padding >= 0, dilation > 0, kernel > 0)
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _dot_products(operation: ops.DotProducts, given):
+def _dot_products(operation: ops.DotProducts, x: Tensor) -> tuple[int, ...]:
     planes, groups = operation.planes, operation.groups
     branches, channels, depth = planes.shape[:3]
-    _fit(operation.multipliers.shape == (branches, channels), operation.bias.shape == (channels,), operation.shifts.shape == (channels,))
     constants = (operation.multipliers, operation.bias, operation.shifts)
+    _fit([tuple(part.shape) for part in constants] == [(branches, channels), (channels,), (channels,)])
     _fit(all(part.dtype == torch.int64 for part in constants), int(operation.shifts.abs().max()) < 62, operation.accumulator_bits >= 1)
-    _fit((operation.low is None) == (operation.high is None), groups >= 1, channels % groups == 0, given[0] == depth * groups)
+    _fit(planes.numel() > 0, x.ndim == planes.ndim - 1, groups >= 1, channels % groups == 0, x.shape[1] == depth * groups)
     if planes.ndim == 3:
-        _fit(len(given) == 1, groups == 1)
+        _fit(groups == 1)
         return (channels,)
-    sizes = zip(given[1:], planes.shape[3:], operation.stride, operation.padding, operation.dilation, strict=True)
-    return (channels, *(_window(*size) for size in sizes))
-
-
-def _rescale(operation: ops.Rescale, given):
-    _fit(abs(operation.shift) < 62, operation.multiplier != 0, (operation.low is None) == (operation.high is None))
-    return given
-
-
-def _add(operation, first, second):
-    _fit(first == second)
-    return first
-
-
-def _concatenate(operation, *given):
-    _fit(all(shape[1:] == given[0][1:] for shape in given))
-    return (sum(shape[0] for shape in given), *given[0][1:])
-
-
-def _select_channels(operation: ops.SelectChannels, given):
-    channels = operation.channels
-    _fit(channels.dtype == torch.int64, channels.ndim == 1, int(channels.min()) >= 0, int(channels.max()) < given[0])
-    return (len(channels), *given[1:])
-
-
-def _subsample_and_pad(operation: ops.SubsampleAndPad, given):
-    channels, height, width = given
-    _fit(operation.stride > 0, operation.pad >= 0)
-    return (channels + 2 * operation.pad, -(-height // operation.stride), -(-width // operation.stride))
-
-
-def _max_pool(operation: ops.MaxPool, given):
-    channels, *sizes = given
-    _fit(all(2 * padding <= kernel for padding, kernel in zip(operation.padding, operation.kernel, strict=True)))
-    return (channels, *map(_window, sizes, operation.kernel, operation.stride, operation.padding))
-
-
-def _global_sum(operation: ops.GlobalSum, given):
-    channels, _, _ = given
-    return (channels, 1, 1) if operation.keep else (channels,)
-
-
-_SHAPES = {
-    ops.Quantize: _quantize, ops.DotProducts: _dot_products, ops.Rescale: _rescale, ops.Add: _add, ops.Concatenate: _concatenate,
-    ops.SelectChannels: _select_channels, ops.SubsampleAndPad: _subsample_and_pad, ops.MaxPool: _max_pool, ops.GlobalSum: _global_sum,
-    ops.Flatten: lambda operation, given: (math.prod(given),),
-}  # fmt: skip
+    _fit(min(operation.stride) > 0, min(operation.padding) >= 0, min(operation.dilation) > 0)
+    weights = torch.empty(planes.shape[1:], device="meta")
+    return tuple(functional.conv2d(x, weights, None, operation.stride, operation.padding, operation.dilation, groups).shape[1:])

@@ -1,8 +1,4 @@
-"""The hard weights of a trained layer as integer planes and their scales, whatever its method.
-
-Every quantizer is taken apart through the interface of quantizers/base.py. `decompose` gives ternary or binary planes and their scales.
-`integers` and `step` give fixed-point weights, which are one plane of larger integers here.
-"""
+"""The hard weights of a trained layer as integer planes and their scales, whatever its method: fixed-point weights are one plane."""
 
 from dataclasses import dataclass
 
@@ -53,19 +49,12 @@ def take_apart(layer: nn.Module, name: str) -> Parts:
         planes, scales = parts.planes, parts.scales
     planes, stored = planes.cpu().numpy().astype(np.int64), scales.numel()
     scales = np.ascontiguousarray(np.broadcast_to(scales.cpu().double().numpy(), (planes.shape[1], planes.shape[0])).T)
-    hard = _hard_weights(layer).flatten(1).cpu().double().numpy()
+    training = layer.training
+    hard = layer.eval().weight.flatten(1).cpu().double().numpy()
+    layer.train(training)
     largest = np.abs(hard).max()
     difference = float(np.abs((scales[:, :, None] * planes).sum(0) - hard).max() / largest) if largest > 0 else 0.0
     if not difference < 1e-5:
-        raise DbqError(
-            f"layer {name}: the planes differ from the hard weights by {difference:.2g}", "the model file is damaged; train it again"
-        )
+        problem = f"layer {name}: the planes differ from the hard weights by {difference:.2g}"
+        raise DbqError(problem, "the model file is damaged; train it again")
     return Parts(quantizer.coding, planes, scales, stored, difference)
-
-
-def _hard_weights(layer: nn.Module) -> torch.Tensor:
-    training = layer.training
-    layer.eval()
-    weight = layer.weight.detach()
-    layer.train(training)
-    return weight

@@ -1,14 +1,14 @@
 """A quantized network as a list of integer operations: plain data, which execute.py runs, plain.py writes to files, and export/ reads.
 
-Every value is a tensor of integers with a fixed meaning: real value = integer * lsb. `Value` gives the lsb and the range that no input can
-leave (interval arithmetic over the trained weights), so that the width of every register is known before an image is seen.
+Every value is a tensor of integers: real value = integer * lsb. No input can leave its range (interval arithmetic over the trained
+weights), so that the width of every register is known before an image is seen.
 
     image --Quantize--> integers --DotProducts--> integers --...--> logits
 
 Quantize is the only operation that sees a real number. There are three kinds of values:
 - activations: integers on the grid of an activation quantizer, whose step is the lsb;
-- streams: the sums, concatenations and layer outputs that the training graph leaves unquantized. All values that are added or concatenated
-  with one another have the same lsb (streams.py). A stream is as wide as its worst case needs, so it never saturates;
+- streams: the sums, concatenations and layer outputs that the training graph leaves unquantized (graph.stream_lsbs). A stream is as wide
+  as its worst case needs, so it never saturates;
 - logits: integers with one common lsb, so that the largest integer decides the class.
 
 Rounding is always to the nearest integer, ties to even. Only the end of an activation's grid saturates (`low` and `high` of an operation),
@@ -18,8 +18,6 @@ as in the training graph.
 from dataclasses import dataclass
 
 from torch import Tensor
-
-from dbq.integer.fixed_point import unsigned_aware_bits
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,9 @@ class Value:
     shape: tuple[int, ...]
 
     @property
-    def bits(self) -> int:
-        return unsigned_aware_bits(self.low, self.high)
+    def largest(self) -> int:
+        """Magnitude."""
+        return max(abs(self.low), abs(self.high))
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Operation:
 
 @dataclass
 class Quantize(Operation):
-    """clamp(round(float32(image) * float32(1 / lsb)), low, high): the training graph's own input quantizer.
+    """clamp(round(float32(image) * float32(1 / step)), low, high): the training graph's own input quantizer.
 
     table (3, 256) int16: the result for every pixel of a uint8 image, channel by channel; None if the normalisation is not known.
     """
@@ -125,10 +124,7 @@ class MaxPool(Operation):
 
 @dataclass
 class GlobalSum(Operation):
-    """Sum over all pixels. The average is the same integer with an lsb divided by the number of pixels, so nothing is rounded.
-
-    keep: the result is (N, C, 1, 1) instead of (N, C).
-    """
+    """Sum over all pixels: the average, with an lsb divided by their number. keep: it is (N, C, 1, 1) instead of (N, C)."""
 
     keep: bool
 

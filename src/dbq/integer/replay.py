@@ -1,17 +1,12 @@
-"""Replay a trained quantized network in integers, and find how wide its multipliers have to be.
+"""Replay a trained quantized network in integers beside its training graph, and find how wide its multipliers have to be.
 
-    agreement = replay(network, batches)              # every layer of every image beside the training graph
-    width, table = smallest_width(network, batches)   # of the multipliers, for the same top-1
-
-`batches` has a method in_order() that gives (normalised images, labels), as dbq.datasets.loader.Batches has. From an image's quantized
-pixels to its logits every number is an integer (program.py). fold.py and fixed_point.py say how float constants become integers.
+`batches` has a method in_order() that gives (normalised images, labels), as dbq.datasets.loader.Batches has.
 """
 
 import copy
-import statistics
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +52,12 @@ def image_shape(batches) -> tuple[int, int, int]:
     return tuple(next(iter(batches.in_order()))[0].shape[1:])
 
 
+def percent(found: Tensor, truth: Tensor) -> float:
+    """Top1 of these classes."""
+    return 100.0 * float((found == truth).sum()) / len(truth)
+
+
+@torch.no_grad()
 def replay(
     network: nn.Module,
     batches,
@@ -68,49 +69,37 @@ def replay(
     """Run the program and the training graph on every batch and compare their classes, activations and logits.
 
     checked: activations are compared in the first batches that hold so many images (None: in all), which takes three times as long as the
-    classes alone. compiled: a result of compile_network, to save its time. program: another program to compare with the graph, for example
-    one that was read from a file. Raises DbqError as compile_network and execute.run do, and on a machine whose float convolutions aren't
-    exact.
+    classes alone. compiled: a result of compile_network, to save its time. program: another program to compare with the graph. Raises
+    DbqError as compile_network and execute.run do, and on a machine whose float convolutions aren't exact.
     """
     if compiled is None:
         compiled = compile_network(network, image_shape(batches), settings)
     program = program or compiled.program
     comparison, observed = Comparison(compiled, program), {}
     network64 = copy.deepcopy(network).double()
-    graph_logits, logits64, engine_logits, labels = [], [], [], []
+    outputs, done = [], 0  # outputs: (logits of the graph in float32 and in float64, and of the program, labels) of each batch
     for images, targets in batches.in_order():
-        if not labels:
+        if not outputs:
             check_exact(program, images[:1])
-        if checked is None or sum(map(len, labels)) < checked:
+        if checked is None or done < checked:
             logits, integers = run(program, images, observe=observed, keep=True)
             graph = comparison.compare(images, integers)
         else:
-            logits = run(program, images, observe=observed)
-            with torch.no_grad():
-                graph = network(images)
-        with torch.no_grad():
-            logits64.append(network64(images.double()).cpu())
-        graph_logits.append(graph.cpu())
-        engine_logits.append(logits)
-        labels.append(targets.cpu())
-    graph, exact, engine, truth = (torch.cat(part) for part in (graph_logits, logits64, engine_logits, labels))
-    difference = (engine.double() * program.scale - exact).abs().max() / (exact.max() - exact.min())
-    classes = {"graph": graph.argmax(1), "float64": exact.argmax(1), "engine": engine.argmax(1)}
+            logits, graph = run(program, images, observe=observed), network(images)
+        outputs.append((graph.cpu(), network64(images.double()).cpu(), logits, targets.cpu()))
+        done += len(targets)
+    graph, exact, logits, truth = (torch.cat(part) for part in zip(*outputs, strict=True))
+    difference = (logits.double() * program.scale - exact).abs().max() / (exact.max() - exact.min())
+    graph, exact, engine = (found.argmax(1) for found in (graph, exact, logits))
+    bits = {layer: fixed_point.signed_bits(*ends) for layer, ends in observed.items()}
+    accumulators = [
+        {"layer": one.layer, "worst_case_bits": one.accumulator_bits, "observed_bits": bits[one.layer]} for one in program.dot_products()
+    ]
     return Agreement(
-        len(truth), program.fixed_point_bits, *(100.0 * float((found == truth).sum()) / len(truth) for found in classes.values()),
-        (classes["engine"] != classes["graph"]).nonzero().flatten().tolist(),
-        (classes["engine"] != classes["float64"]).nonzero().flatten().tolist(), int((classes["graph"] != classes["float64"]).sum()),
-        float(difference), list(comparison.sites.values()), accumulators(program, observed),
+        len(truth), program.fixed_point_bits, percent(graph, truth), percent(exact, truth), percent(engine, truth),
+        (engine != graph).nonzero().flatten().tolist(), (engine != exact).nonzero().flatten().tolist(), int((graph != exact).sum()),
+        float(difference), list(comparison.sites.values()), accumulators,
     )  # fmt: skip
-
-
-def accumulators(program: Program, observed: dict[str, tuple[int, int]]) -> list[dict]:
-    """Of each layer: bits of the worst case, and those that the observed sums need."""
-    rows = []
-    for operation in program.dot_products():
-        bits = fixed_point.signed_bits(*observed[operation.layer])
-        rows.append({"layer": operation.layer, "worst_case_bits": operation.accumulator_bits, "observed_bits": bits})
-    return rows
 
 
 def check_exact(program: Program, images: Tensor) -> None:
@@ -119,10 +108,8 @@ def check_exact(program: Program, images: Tensor) -> None:
     _, exact = run(program, images, exact=True, keep=True)
     for name, integers in exact.items():
         if not torch.equal(fast[name].long(), integers):
-            raise DbqError(
-                f"{name}: this machine's floating-point convolutions don't give exact integers",
-                "switch off settings that lower the precision of float32, or run the program with exact=True",
-            )
+            problem = f"{name}: this machine's floating-point convolutions don't give exact integers"
+            raise DbqError(problem, "switch off settings that lower the precision of float32, or run the program with exact=True")
 
 
 @torch.no_grad()
@@ -131,17 +118,15 @@ def width_table(network: nn.Module, batches, widths: Iterable[int] = WIDTHS, set
 
     The graph computes in float64. In float32 it rounds its own sums, and no width of the multipliers would reproduce that.
     """
-    shape, pairs, exact = image_shape(batches), [], copy.deepcopy(network).double()
-    for images, targets in batches.in_order():
-        pairs.append((exact(images.double()).argmax(1).cpu(), targets.cpu()))
+    shape, exact = image_shape(batches), copy.deepcopy(network).double()
+    pairs = [(exact(images.double()).argmax(1).cpu(), targets.cpu()) for images, targets in batches.in_order()]
     graph, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
-    top1_graph = 100.0 * float((graph == labels).sum()) / len(labels)
     rows = []
     for width in widths:
         program = compile_network(network, shape, replace(settings or Widths(), fixed_point_bits=width)).program
         engine = torch.cat([run(program, images).argmax(1) for images, _ in batches.in_order()])
         rows.append({
-            "fixed_point_bits": width, "top1": 100.0 * float((engine == labels).sum()) / len(labels), "top1_graph": top1_graph,
+            "fixed_point_bits": width, "top1": percent(engine, labels), "top1_graph": percent(graph, labels),
             "disagreeing": int((engine != graph).sum()),
         })  # fmt: skip
     return rows
@@ -155,29 +140,9 @@ def smallest_width(
     Choose it on validation images. Returns the width and the table of all widths. Raises DbqError if even the widest loses more.
     """
     table = width_table(network, batches, sorted(widths), settings)
-    found = None
-    for row in reversed(table):
-        if row["top1"] < row["top1_graph"] - tolerance - 1e-9:
-            break
-        found = row["fixed_point_bits"]
-    if found is None:
+    enough = list(takewhile(lambda row: row["top1"] >= row["top1_graph"] - tolerance - 1e-9, reversed(table)))
+    if not enough:
         row = table[-1]
         top1s = f"{row['top1']:.2f} %, the training graph {row['top1_graph']:.2f} %"
-        raise DbqError(
-            f"engine.fixed_point_bits: {row['fixed_point_bits']} bits give {top1s}",
-            "try wider ones, or a larger tolerance",
-        )
-    return found, table
-
-
-def interleaved_speed(ways: dict[str, Callable[[Tensor], object]], images: Tensor, repeats: int = 9) -> dict[str, float]:
-    """Images per second of several ways to run the same images: medians, taken in turns, so that a busy machine slows all of them."""
-    seconds = {name: [] for name in ways}
-    with torch.inference_mode():
-        for turn in range(repeats + 1):
-            for name, way in ways.items():
-                start = time.perf_counter()
-                way(images)
-                if turn:  # the first turn warms up
-                    seconds[name].append(time.perf_counter() - start)
-    return {name: len(images) / statistics.median(times) for name, times in seconds.items()}
+        raise DbqError(f"engine.fixed_point_bits: {row['fixed_point_bits']} bits give {top1s}", "try wider ones, or a larger tolerance")
+    return enough[-1]["fixed_point_bits"], table
