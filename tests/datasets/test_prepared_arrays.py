@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dbq import datasets
 from dbq.datasets import arrays, pictures
+from dbq.datasets import digits as digits_source
 from dbq.errors import DbqError
 
 
@@ -206,7 +207,7 @@ def test_the_folder_of_another_data_set(wanted, digits):
 def test_a_source_with_labels_out_of_range_is_refused(label, tmp_path, monkeypatch):
     images, labels = np.zeros((40, 3, 8, 8), np.uint8), np.arange(40) % 10
     source = arrays.Source("Broken", "", "", "", list("0123456789"), images, labels, images, np.where(labels == 3, label, labels), "")
-    monkeypatch.setitem(datasets.SOURCES, "digits", lambda raw, settings, log: source)
+    monkeypatch.setattr(digits_source, "read", lambda raw, settings, log: source)
     with pytest.raises(DbqError, match=r"Broken: labels from .*10 classes"):
         prepare(tmp_path)
 

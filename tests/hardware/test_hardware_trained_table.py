@@ -81,7 +81,7 @@ def test_the_figure_shows_every_row_counted_and_synthesised(rows):
 
 def test_a_damaged_file_is_an_error(tmp_path, rows):
     with pytest.raises(DbqError, match=r"hardware-trained.csv: no such file.*dbq hardware trained"):
-        read_trained(tmp_path)
+        read_trained(tmp_path / "hardware-trained.csv")
     path = tmp_path / "hardware-trained.csv"
     write_csv(path, [{**rows[0], "seed": "?"}], TRAINED_COLUMNS)
     with pytest.raises(DbqError, match="a number is damaged"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor
 
 from dbq.errors import DbqError
@@ -89,6 +89,14 @@ class _Manifest(BaseModel):
     std: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
     arrays: dict[str, str]
     content_sha256: str
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        counted = all(len(one.per_class) == self.classes and sum(one.per_class) == one.total for one in self.counts.values())
+        complete = sorted(self.counts) == sorted(SPLITS) and sorted(self.arrays) == sorted(ARRAYS) and len(self.class_names) == self.classes
+        if not counted or not complete or self.content_sha256 != _joint_sum(self.arrays):
+            raise ValueError("classes, class_names, counts, arrays and content_sha256 contradict one another")
+        return self
 
 
 def carve(labels: np.ndarray, count: int, seed: int, key: str = "validation") -> tuple[np.ndarray, np.ndarray]:
@@ -185,16 +193,8 @@ def read_manifest(folder, name: str | None = None, profile: str | None = None) -
         _Manifest.model_validate(manifest, strict=True)
     except ValidationError as error:
         fault = error.errors()[0]
-        field_name = ".".join(map(str, fault["loc"])) or "it"
-        raise DbqError(f"{path}: not the manifest of a prepared data set ({field_name}: {fault['msg']})", remedy) from None
-    counts, classes = manifest["counts"], manifest["classes"]
-    consistent = (
-        len(manifest["class_names"]) == classes and sorted(counts) == sorted(SPLITS) and sorted(manifest["arrays"]) == sorted(ARRAYS)
-        and all(len(one["per_class"]) == classes and sum(one["per_class"]) == one["total"] for one in counts.values())
-        and manifest["content_sha256"] == _joint_sum(manifest["arrays"])
-    )  # fmt: skip
-    if not consistent:
-        raise DbqError(f"{path}: damaged: its classes, class_names, counts, arrays and content_sha256 contradict one another", remedy)
+        where = ".".join(map(str, fault["loc"])) or "it"
+        raise DbqError(f"{path}: not the manifest of a prepared data set ({where}: {fault['msg']})", remedy) from None
     found = manifest["name"], manifest["profile"]
     if name not in (None, found[0]) or profile not in (None, found[1]):
         wanted = " of the profile ".join(part for part in (name, profile) if part)
