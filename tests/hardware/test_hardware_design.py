@@ -177,7 +177,7 @@ ROW = np.zeros((1, 4), int)
         (lambda: evaluate(PORT, ROW, None, [1, 1]), "no planes"),
         (lambda: evaluate(PORT, ROW, ROW[[0, 0]], [1, 256]), "scales of shape"),
         (lambda: evaluate(PORT, ROW[[0] * 3], np.zeros((2, 2, 4), int), [1, 1]), "2 planes for 3 activations"),
-        (lambda: evaluate(CONSTANT, ROW, ROW, [1]), "other planes than the constants"),
+        (lambda: evaluate(CONSTANT, ROW, ROW, [1]), "planes given twice"),
     ],
 )
 def test_what_does_not_fit_is_an_error(call, message):

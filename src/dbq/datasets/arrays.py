@@ -32,11 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Source:
-    """A data set as its source publishes it: train and test images, before a validation split is carved.
-
-    Images (N, 3, H, W) uint8, labels (N,) integers. md5_identical: None where there is no published sum to compare with.
-    files: [{name, sha256, md5, md5_published}], the last two where they exist.
-    """
+    """A data set as its source publishes it, before a validation split is carved: images (N, 3, H, W) uint8, labels (N,) integers."""
 
     title: str
     kind: str
@@ -48,8 +44,8 @@ class Source:
     test_images: np.ndarray
     test_labels: np.ndarray
     split_rule: str
-    md5_identical: bool | None = None
-    files: list[dict] = field(default_factory=list)
+    md5_identical: bool | None = None  # None where there is no published sum to compare with
+    files: list[dict] = field(default_factory=list)  # [{name, sha256, md5, md5_published}], the last two where they exist
 
 
 @dataclass
@@ -179,11 +175,7 @@ def _joint_sum(arrays: dict[str, str]) -> str:
 
 
 def read_manifest(folder, name: str | None = None, profile: str | None = None) -> dict:
-    """The manifest of a prepared folder, every field that others read checked.
-
-    name, profile: the data set that it has to be of, where they are given. Raises DbqError, naming the file and the field, for a missing or
-    damaged manifest and for another data set.
-    """
+    """The manifest of a prepared folder, every field that others read checked. name, profile: the data set that it has to be of."""
     path = Path(folder) / MANIFEST
     remedy = f"run `dvc repro prepare@{name or path.parent.name}`"
     if not path.is_file():
@@ -206,29 +198,24 @@ def load(folder, splits: tuple[str, ...] = ("train", "val"), name: str | None = 
     """Read the named splits and no others, so that training code can't see the test images.
 
     The sha256 of every array of the folder is checked, also of the splits that aren't read: a training must not end at damaged test images.
-    Raises DbqError as read_manifest does, and for a missing or changed array, naming the file and the stage to run.
     """
-    folder = Path(folder)
-    manifest = read_manifest(folder, name, profile)
+    folder, manifest = Path(folder), read_manifest(folder, name, profile)
     remedy = f"run `dvc repro prepare@{manifest['name']}`"
-    unknown = [split for split in splits if split not in SPLITS]
-    if unknown:
-        raise DbqError(f"split {unknown[0]!r}: there is {', '.join(SPLITS)}", "name one of them")
+    if unknown := set(splits) - set(SPLITS):
+        raise DbqError(f"split {min(unknown)!r}: there is {', '.join(SPLITS)}", "name one of them")
     for array, known in manifest["arrays"].items():
         if not (folder / array).is_file():
             raise DbqError(f"{folder / array}: no such file", remedy)
         if sha256_of(folder / array) != known:
             raise DbqError(f"{folder / array}: its content is not what the manifest says (sha256 differs)", remedy)
-    result = {}
+    result, classes, size = {}, manifest["classes"], manifest["image_size"]
     for split in splits:
-        shape = (manifest["counts"][split]["total"], 3, manifest["image_size"], manifest["image_size"])
-        images = _read(folder / f"{split}_images.npy", np.uint8, shape, remedy)
-        labels = _read(folder / f"{split}_labels.npy", np.int64, shape[:1], remedy)
-        classes, per_class = manifest["classes"], manifest["counts"][split]["per_class"]
+        total, per_class = (manifest["counts"][split][name] for name in ("total", "per_class"))
+        images = _read(folder / f"{split}_images.npy", np.uint8, (total, 3, size, size), remedy)
+        labels = _read(folder / f"{split}_labels.npy", np.int64, (total,), remedy)
         if labels.min() < 0 or labels.max() >= classes or np.bincount(labels, minlength=classes).tolist() != per_class:
-            raise DbqError(
-                f"{folder / split}_labels.npy: labels from {labels.min()} to {labels.max()}, and the manifest counts others", remedy
-            )
+            found = f"labels from {labels.min()} to {labels.max()}, and the manifest counts others"
+            raise DbqError(f"{folder / split}_labels.npy: {found}", remedy)
         result[split] = Split(torch.from_numpy(images), torch.from_numpy(labels))
     return Prepared(manifest, result)
 
@@ -240,6 +227,5 @@ def _read(path: Path, dtype, shape: tuple[int, ...], remedy: str) -> np.ndarray:
     except (ValueError, EOFError, OSError, OverflowError) as error:
         raise DbqError(f"{path}: truncated or not an array ({error}), {path.stat().st_size:,} bytes", remedy) from None
     if array.dtype != dtype or array.shape != shape:
-        expected = f"{np.dtype(dtype)} {shape}"
-        raise DbqError(f"{path}: holds {array.dtype} {array.shape} where the manifest says {expected}", remedy)
+        raise DbqError(f"{path}: holds {array.dtype} {array.shape} where the manifest says {np.dtype(dtype)} {shape}", remedy)
     return np.array(array, order="C")

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel
@@ -45,16 +45,14 @@ ENTRY = "dbq"  # of the safetensors metadata
 RANGES = {"ternary": (-1, 0, 1), "binary": (-1, 1)}  # of a plane's entries
 
 
-@dataclass(frozen=True)
-class StoredWeights:
-    """What the file holds of a layer's weights beside the Program: storage bits of one weight, all planes together; scales (G, B)."""
+class StoredWeights(NamedTuple):
+    """What the file holds of a layer's weights beside the Program."""
 
-    bits: int
-    scales: np.ndarray
+    bits: int  # of one weight, all planes together
+    scales: np.ndarray  # (G, B)
 
 
-@dataclass(frozen=True)
-class Exported:
+class Exported(NamedTuple):
     program: Program
     scales: dict[str, np.ndarray]  # by layer
     metadata: dict
@@ -121,10 +119,7 @@ def digest(content: dict, tensors: dict[str, np.ndarray]) -> str:
 
 
 def load(path) -> tuple[dict, dict[str, np.ndarray]]:
-    """Metadata and tensors as they lie in the file, their sum checked.
-
-    Raises DbqError for a missing, truncated, foreign, changed or newer file.
-    """
+    """Metadata and tensors as they lie in the file, their sum checked. DbqError for a missing, damaged, foreign or newer file."""
     try:
         with safe_open(path, framework="numpy") as file:
             entries, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it isn't a dict
@@ -166,7 +161,7 @@ def runnable(path) -> Runnable:
 
 
 def _arrays(codes: dict, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of the program by field, unpacked."""
+    """The arrays of the program by field, unpacked, the planes of a layer stacked."""
     arrays, planes = {}, {}
     for name, plain in codes.items():
         code = _Tensor.model_validate(plain, strict=True)

@@ -23,10 +23,8 @@ RANGES = {"length": (1, 8192), "activation_bits": (1, 16), "branches": (1, 8), "
 class Design:
     """One engine.
 
-    planes: (branches, length) of -1, 0 and 1, which become constants of the engine (kind "constant"); None: the weights come from a port.
-    structure: a "chain" adds product after product at the final width, as the cost formula counts; a "tree" is balanced, and its adders
-    grow from level to level. accumulator_bits: width of every ternary sum; None: the width that no activation and no weight can overflow.
-    Raises DbqError that names the setting.
+    A "chain" adds product after product at the final width, as the cost formula counts. A "tree" is balanced, and its adders grow from
+    level to level.
     """
 
     length: int
@@ -35,8 +33,8 @@ class Design:
     signed: bool = False  # activations
     scale_bits: int = 8
     structure: str = "chain"
-    accumulator_bits: int | None = None
-    planes: np.ndarray | None = None
+    accumulator_bits: int | None = None  # width of every ternary sum; None: the width that nothing can overflow
+    planes: np.ndarray | None = None  # (branches, length) of -1, 0 and 1, constants of the engine; None: the weights come from a port
 
     def __post_init__(self):
         for name, (low, high) in RANGES.items():
@@ -128,11 +126,11 @@ def check_vectors(design: Design, activations, planes, scales) -> tuple[np.ndarr
             f"hardware: activations from {activations.min()} to {activations.max()} don't fit {bits} {sign} bits ({low} to {high})",
             "pass quantized activations, and signed=True where the layer's input can be negative",
         )
-    if planes is None and design.planes is None:
-        raise DbqError("hardware: no planes for an engine with its weights on a port", "pass planes of -1, 0 and 1")
+    if (planes is None) == (design.planes is None):
+        raise DbqError(
+            f"hardware: planes given twice, or no planes for an engine of kind {design.kind}", "pass planes for a weight port only"
+        )
     planes = check_planes(design.planes if planes is None else planes, (design.branches, design.length))
-    if design.planes is not None and not (planes == design.planes).all():
-        raise DbqError("hardware: other planes than the constants of this engine", "pass planes=None, or design an engine for these planes")
     if scales.shape[1:] != (design.branches,) or scales.min() < 0 or scales.max() >= 1 << design.scale_bits:
         raise DbqError(
             f"hardware: scales of shape {scales.shape} from {scales.min(initial=0)} to {scales.max(initial=0)}",

@@ -35,8 +35,7 @@ def simulate(design: Design, activations, planes, scales) -> Computed:
     """What the simulated netlist computes.
 
     activations (n, length) integers; planes (branches, length) or (n, branches, length) in {-1, 0, 1}, None for an engine of constant
-    weights; scales (branches,) or (n, branches) unsigned integers. Raises DbqError for arrays that don't fit, a missing tool and a failed
-    simulation.
+    weights; scales (branches,) or (n, branches) unsigned integers.
     """
     activations, planes, scales = check_vectors(design, activations, planes, scales)
     count = len(activations)
@@ -61,8 +60,7 @@ def compare(design: Design, activations, planes, scales) -> tuple[np.ndarray, np
     """
     simulated, evaluated = (compute(design, activations, planes, scales) for compute in (simulate, evaluate))
     if not all(np.array_equal(*pair) for pair in zip(simulated, evaluated, strict=True)):
-        remedy = "report it with the design and the versions of the tools"
-        raise DbqError("hardware: the simulated netlist and design.evaluate disagree", remedy)
+        raise DbqError("hardware: the simulated netlist and design.evaluate disagree", "report the design and the versions of the tools")
     values = checked(design, simulated)
     return values, values != reference(*check_vectors(design, activations, planes, scales))
 
@@ -99,13 +97,11 @@ def _bench(design: Design, count: int) -> str:
 
 
 def _outputs(text: str, count: int) -> Computed:
-    rows = [line.split() for line in text.splitlines()]
     try:
-        values = np.array([int(value) for value, _ in rows], np.int64)
-        overflow = np.array([{"0": False, "1": True}[flag] for _, flag in rows], bool)
-    except (ValueError, KeyError):
+        rows = np.array(text.split(), np.int64).reshape(-1, 2)
+    except ValueError:
         raise DbqError("hardware: the simulation printed undefined values", "report it with the design that was simulated") from None
-    if len(values) != count:
+    if len(rows) != count:
         remedy = "free some space for temporary files and run it again"
-        raise DbqError(f"hardware: the simulation printed {len(values)} of {count} outputs", remedy)
-    return Computed(values, overflow)
+        raise DbqError(f"hardware: the simulation printed {len(rows)} of {count} outputs", remedy)
+    return Computed(rows[:, 0], rows[:, 1].astype(bool))

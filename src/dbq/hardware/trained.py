@@ -95,11 +95,8 @@ def layer_vectors(
     value = program.values[name]
     signed = value.low < 0
     bits = max(1, int(value.high).bit_length(), int(-value.low - 1).bit_length() if signed else 0) + int(signed)
-    constants = None if channel is None else planes[:, channel]
-    design = Design(
-        planes.shape[2], bits, len(planes), signed=signed, scale_bits=program.fixed_point_bits, structure=structure, planes=constants
-    )
-    rows = planes[:, channels].transpose(1, 0, 2) if channel is None else None
+    constants, rows = (None, planes[:, channels].transpose(1, 0, 2)) if channel is None else (planes[:, channel], None)
+    design = Design(planes.shape[2], bits, len(planes), signed, program.fixed_point_bits, structure, planes=constants)
     return LayerVectors(design, activations, rows, np.abs(multipliers)[:, channels].T, operation, channels, outputs)
 
 
@@ -140,9 +137,8 @@ def measure_trained(
     """Rows with table.TRAINED_COLUMNS for a trained network.
 
     program: compiled with multipliers of as many bits as the cost counts for a scale. images: normalised validation images, 100 suffice (a
-    layer of ResNet-20 has 64 to 1,024 positions in each). about: the columns row, seed, weights and data_source. layers: None is
-    layers_by_length(). count: dot products for a weight port, and a tenth of it for constants. Raises DbqError for a missing tool, an
-    unknown layer and images that don't fit.
+    layer of ResNet-20 has 64 to 1,024 positions in each). about: the columns row, seed, weights and data_source. layers: by default
+    layers_by_length(). count: dot products for a weight port, and a tenth of it for constants.
     """
     if count < 1:
         raise DbqError(f"count: {count} is out of range", "it must be 1 or more")
