@@ -4,7 +4,10 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,6 +50,14 @@ def test_digits_counts_and_label(digits):
     # every published image is in exactly one split
     ours = sorted(image.tobytes() for image in np.rint(pixels / 255 * 16).astype(np.uint8))
     assert ours == sorted(image.astype(np.uint8).tobytes() for image in load_digits().images)
+
+
+def test_a_source_is_imported_when_it_is_read():
+    code = (
+        "import sys, dbq.datasets, dbq.datasets.loader; "
+        "sys.exit(any(f'dbq.datasets.{name}' in sys.modules for name in dbq.datasets.SOURCES))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": "src"}).returncode == 0
 
 
 def test_two_classes_are_five_and_above(tmp_path):

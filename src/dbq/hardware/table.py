@@ -22,8 +22,8 @@ COLUMNS = [
     "mismatches", "reason", "iverilog", "yosys",
 ]  # fmt: skip
 INTEGERS = ["seed", *(name for name in COLUMNS if name not in TEXTS + REALS)]
-GRID_COMMAND = "python -m dbq hardware measure --out FILE"
-TRAINED_COMMAND = "python -m dbq hardware trained ROW --out FILE"
+GRID_COMMAND = "python -m dbq synthesise --out FILE"
+TRAINED_COMMAND = "python -m dbq synthesise --row ROW --out FILE"
 # row: key of the trained network. weights: first digits of the sha256 of its weights. channel: the output channel whose weights are the
 # constants, or "all" where the weights come from a port
 TRAINED_COLUMNS = ["row", "seed", "weights", "data_source", "layer", "channel", *COLUMNS]
