@@ -101,17 +101,16 @@ def carve(labels: np.ndarray, count: int, seed: int, key: str = "validation") ->
     labels: (N,). Returns (kept, carved), ascending indices that together are 0 .. N-1. Shares are rounded by largest remainder, ties
     to the lower class. Raises DbqError, naming `key`, if a class would be used up.
     """
-    remedy = f"choose a {key} well below {len(labels)} images"
+    problem, remedy = f"{key}: {count} of {len(labels)} images leave none", f"choose a {key} well below {len(labels)} images"
     if count >= len(labels):
-        raise DbqError(f"{key}: {count} of {len(labels)} images leave none", remedy)
+        raise DbqError(problem, remedy)
     classes, sizes = np.unique(labels, return_counts=True)
     shares = count * sizes  # in units of 1 / N of an image, so that no rounding decides a tie
     quotas = shares // len(labels)
     order = np.argsort(-(shares % len(labels)), kind="stable")
     quotas[order[: count - quotas.sum()]] += 1
     if (quotas >= sizes).any():
-        label = classes[quotas >= sizes][0]
-        raise DbqError(f"{key}: {count} of {len(labels)} images leave none of class {label}", remedy)
+        raise DbqError(f"{problem} of class {classes[quotas >= sizes][0]}", remedy)
     generator = np.random.Generator(np.random.PCG64(seed))
     drawn = [generator.permutation(np.flatnonzero(labels == label))[:quota] for label, quota in zip(classes, quotas, strict=True)]
     chosen = np.zeros(len(labels), bool)
@@ -143,15 +142,13 @@ def write(source: Source, name: str, profile: str, settings: DatasetSettings, fo
             )
     (folder / MANIFEST).unlink(missing_ok=True)  # half-written arrays must not stand beside a manifest of other ones
     kept, carved = carve(source.train_labels, settings.validation, settings.split_seed)
-    picks = {"train": (source.train_images, source.train_labels, kept), "val": (source.train_images, source.train_labels, carved)}
-    picks["test"] = (source.test_images, source.test_labels, slice(None))
+    train, test = (source.train_images, source.train_labels), (source.test_images, source.test_labels)
     counts, arrays, mean, std = {}, {}, IMAGENET_MEAN, IMAGENET_STD
-    for split, (images, labels, pick) in picks.items():
-        images, labels = images[pick], labels[pick].astype(np.int64)
+    for split, published, pick in (("train", train, kept), ("val", train, carved), ("test", test, slice(None))):
+        images, labels = published[0][pick], published[1][pick].astype(np.int64)
         if split == "train" and settings.normalise == "measured":
             mean, std = channel_statistics(images)
-        per_class = np.bincount(labels, minlength=settings.classes).tolist()
-        counts[split] = {"total": len(labels), "per_class": per_class}
+        counts[split] = {"total": len(labels), "per_class": np.bincount(labels, minlength=settings.classes).tolist()}
         for kind, array in (("images", images), ("labels", labels)):
             path = folder / f"{split}_{kind}.npy"
             write_atomically(path, lambda file, array=array: np.save(file, np.ascontiguousarray(array), allow_pickle=False))

@@ -58,7 +58,6 @@ def row(design: Design, zero_rate: float, found: Synthesised, simulated: int, mi
 
 
 def _ratio(found: int, expected: int) -> float:
-    """found / expected; 1 where no adders are expected and none are found."""
     return round(found / expected, 4) if expected else 1.0 if found == 0 else float("inf")
 
 
