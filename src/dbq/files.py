@@ -17,6 +17,7 @@ from dbq.errors import DbqError
 STALE = 3600  # seconds after which the temporary file of a killed writer is removed
 RERUN = "delete it and run the same command again"
 BY_STAGE = "run the stage that writes it (`dvc repro`)"
+REWRITE = "delete it and run `dvc repro`"
 SEAL = 64  # hex digits at the end of a sealed file
 
 
@@ -27,12 +28,8 @@ def sha256_of(path) -> str:
 
 
 def write_atomically(path, write) -> None:
-    """Call write(binary_file) on a temporary neighbour and move it into place; the old file survives any failure.
-
-    Raises DbqError when the disk is full or the folder can't be written.
-    """
-    path = Path(path)
-    temporary = None
+    """Call write(binary_file) on a temporary neighbour and move it into place; the old file survives any failure, a full disk too."""
+    path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
@@ -80,13 +77,11 @@ def read_sealed(path, device="cpu", missing: str = BY_STAGE) -> dict:
     """The content of a file of write_sealed, its tensors on `device`; no byte is parsed before the sum of all of them is checked.
 
     Only tensors and plain values are unpickled, so no code runs from the file. missing: the remedy where there is no file.
-    Raises DbqError for a missing, unreadable, truncated, changed or foreign file.
     """
     import torch
 
     data = _bytes_of(path, missing)
-    seal = data[-SEAL:].decode("latin1")
-    if hashlib.sha256(memoryview(data)[:-SEAL]).hexdigest() != seal:
+    if hashlib.sha256(memoryview(data)[:-SEAL]).hexdigest() != data[-SEAL:].decode("latin1"):
         raise DbqError(f"{path}: damaged, or not written by this version ({len(data):,} bytes, their sha256 differs)", RERUN)
     try:
         content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
@@ -98,7 +93,6 @@ def read_sealed(path, device="cpu", missing: str = BY_STAGE) -> dict:
 
 
 def _bytes_of(path, missing: str) -> bytes:
-    """Raises DbqError where there is no such file or it can't be read."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
@@ -111,7 +105,7 @@ def _text_of(path) -> str:
     try:
         return _bytes_of(path, BY_STAGE).decode()
     except UnicodeDecodeError as error:
-        raise DbqError(f"{path}: not UTF-8 text (byte {error.start})", "delete it and run `dvc repro`") from None
+        raise DbqError(f"{path}: not UTF-8 text (byte {error.start})", REWRITE) from None
 
 
 def write_text(path, text: str) -> None:
@@ -124,17 +118,16 @@ def write_json(path, value) -> None:
 
 
 def read_json(path):
-    """Parse a JSON result file; a missing or torn one is an error that names the file."""
     try:
         return json.loads(_text_of(path))
     except (ValueError, RecursionError) as error:
-        raise DbqError(f"{path}: not valid JSON ({error})", "delete it and run `dvc repro`") from None
+        raise DbqError(f"{path}: not valid JSON ({error})", REWRITE) from None
 
 
 def write_csv(path, rows: list[dict], columns: list[str]) -> None:
     """One row per dict; every row must have exactly the given columns."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="raise")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
@@ -145,4 +138,4 @@ def read_csv(path) -> list[dict]:
     try:
         return list(csv.DictReader(io.StringIO(_text_of(path), newline="")))
     except csv.Error as error:
-        raise DbqError(f"{path}: not a CSV file ({error})", "delete it and run `dvc repro`") from None
+        raise DbqError(f"{path}: not a CSV file ({error})", REWRITE) from None

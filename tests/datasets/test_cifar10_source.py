@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dbq import datasets
-from dbq.datasets import cifar10, obtain
+from dbq.datasets import cifar10
 from dbq.errors import DbqError
 
 PER_BATCH = 30
@@ -28,7 +28,7 @@ def small(monkeypatch):
     def no_network(*arguments):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(obtain, "_download_url", no_network)
+    monkeypatch.setattr(cifar10, "_download_url", no_network)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_download_is_used_once(images, tmp_path, monkeypatch):
         Path(folder).mkdir(parents=True, exist_ok=True)
         pack(write_python(tmp_path / "elsewhere", images), Path(folder) / name)
 
-    monkeypatch.setattr(obtain, "_download_url", fake)
+    monkeypatch.setattr(cifar10, "_download_url", fake)
     for batch, (pixels, labels) in images.items():
         monkeypatch.setitem(cifar10.MD5, batch, hashlib.md5(python_bytes(pixels, labels)).hexdigest())
     sources = [cifar10.read(tmp_path / "raw", CONFIG, log=lambda line: None) for _ in range(2)]

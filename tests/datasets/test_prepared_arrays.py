@@ -4,7 +4,10 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from dbq import datasets
 from dbq.datasets import arrays, pictures
+from dbq.datasets import digits as digits_source
 from dbq.errors import DbqError
 
 
@@ -46,6 +50,14 @@ def test_digits_counts_and_label(digits):
     # every published image is in exactly one split
     ours = sorted(image.tobytes() for image in np.rint(pixels / 255 * 16).astype(np.uint8))
     assert ours == sorted(image.astype(np.uint8).tobytes() for image in load_digits().images)
+
+
+def test_a_source_is_imported_when_it_is_read():
+    code = (
+        "import sys, dbq.datasets, dbq.datasets.loader; "
+        "sys.exit(any(f'dbq.datasets.{name}' in sys.modules for name in dbq.datasets.SOURCES))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": "src"}).returncode == 0
 
 
 def test_two_classes_are_five_and_above(tmp_path):
@@ -206,7 +218,7 @@ def test_the_folder_of_another_data_set(wanted, digits):
 def test_a_source_with_labels_out_of_range_is_refused(label, tmp_path, monkeypatch):
     images, labels = np.zeros((40, 3, 8, 8), np.uint8), np.arange(40) % 10
     source = arrays.Source("Broken", "", "", "", list("0123456789"), images, labels, images, np.where(labels == 3, label, labels), "")
-    monkeypatch.setitem(datasets.SOURCES, "digits", lambda raw, settings, log: source)
+    monkeypatch.setattr(digits_source, "read", lambda raw, settings, log: source)
     with pytest.raises(DbqError, match=r"Broken: labels from .*10 classes"):
         prepare(tmp_path)
 

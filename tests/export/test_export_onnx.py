@@ -230,7 +230,7 @@ FAULTS = {
     "a plane with 2": (plane(lambda values: values.put(0, 2.0)), "is not TERNARY"),
     "a plane with -0.5": (plane(lambda values: values.put(0, -0.5)), "is not TERNARY"),
     "a plane with NaN": (plane(lambda values: values.put(0, np.nan)), "is not TERNARY"),
-    "a plane of zeros": (plane(lambda values: values.fill(0)), "top1 .* and the integers have"),
+    "a plane of zeros": (plane(lambda values: values.fill(0)), "top1 .* recorded are"),
     "no stated types": (lambda model: model.graph.ClearField("quantization_annotation"), "not of a stated type"),
     "another operator": (lambda model: setattr(first(model, "Round"), "op_type", "Floor"), "operator Floor"),
     "an operator of others": (lambda model: setattr(first(model, "Round"), "domain", "com.microsoft"), "operator Round"),

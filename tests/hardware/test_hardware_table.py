@@ -72,9 +72,9 @@ def test_more_zeros_never_cost_more(rows):
         assert len(adders) == 3 and adders == sorted(adders, reverse=True)
 
 
-def test_a_folder_will_do_and_the_source_is_said(monkeypatch):
+def test_missing_tools_and_the_source_are_said(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    rows, source = measurements(TABLE.parent, fresh=True)
+    rows, source = measurements(TABLE, fresh=True)
     assert len(rows) == len(committed_grid())
     assert source.startswith("read from the committed hardware.csv, measured with Icarus Verilog") and "yosys not installed here" in source
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from dbq.errors import DbqError
-from dbq.hardware import evaluate, tools
+from dbq.hardware import evaluate, measure, tools
 from dbq.hardware.trained import ENGINES, layer_vectors, layers_by_length, measure_layer, median_channel
 from dbq.integer.program import DotProducts, Program, Value
 
@@ -93,9 +93,10 @@ def test_a_wrong_sum_or_a_wrong_output_is_noticed():
     assert vectors._replace(outputs=vectors.outputs + 1).disagreeing(right).all()
 
 
-def test_rows_of_a_fully_connected_layer():
+def test_rows_of_a_fully_connected_layer(monkeypatch):
+    monkeypatch.setattr(measure, "FILTERS", 2)
     program, operation, values = layer(1, (2, 5, 9), 0, 255, (3, 9))
-    vectors = layer_vectors(program, "layer", values, 40, filters=2)
+    vectors = layer_vectors(program, "layer", values, 40)
     computed = evaluate(*vectors[:4])
     assert set(computed.values.tolist()) <= set(sums(operation, values["x"]).long().flatten().tolist())
     assert len(set(vectors.channels)) == 2 and not vectors.disagreeing(computed.values).any()

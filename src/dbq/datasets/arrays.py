@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor
 
 from dbq.errors import DbqError
@@ -32,11 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Source:
-    """A data set as its source publishes it: train and test images, before a validation split is carved.
-
-    Images (N, 3, H, W) uint8, labels (N,) integers. md5_identical: None where there is no published sum to compare with.
-    files: [{name, sha256, md5, md5_published}], the last two where they exist.
-    """
+    """A data set as its source publishes it, before a validation split is carved: images (N, 3, H, W) uint8, labels (N,) integers."""
 
     title: str
     kind: str
@@ -48,8 +44,8 @@ class Source:
     test_images: np.ndarray
     test_labels: np.ndarray
     split_rule: str
-    md5_identical: bool | None = None
-    files: list[dict] = field(default_factory=list)
+    md5_identical: bool | None = None  # None where there is no published sum to compare with
+    files: list[dict] = field(default_factory=list)  # [{name, sha256, md5, md5_published}], the last two where they exist
 
 
 @dataclass
@@ -90,6 +86,14 @@ class _Manifest(BaseModel):
     arrays: dict[str, str]
     content_sha256: str
 
+    @model_validator(mode="after")
+    def _consistent(self):
+        counted = all(len(one.per_class) == self.classes and sum(one.per_class) == one.total for one in self.counts.values())
+        complete = sorted(self.counts) == sorted(SPLITS) and sorted(self.arrays) == sorted(ARRAYS) and len(self.class_names) == self.classes
+        if not counted or not complete or self.content_sha256 != _joint_sum(self.arrays):
+            raise ValueError("classes, class_names, counts, arrays and content_sha256 contradict one another")
+        return self
+
 
 def carve(labels: np.ndarray, count: int, seed: int, key: str = "validation") -> tuple[np.ndarray, np.ndarray]:
     """Draw `count` of the images so that each class keeps its share; the same seed always draws the same ones.
@@ -97,17 +101,16 @@ def carve(labels: np.ndarray, count: int, seed: int, key: str = "validation") ->
     labels: (N,). Returns (kept, carved), ascending indices that together are 0 .. N-1. Shares are rounded by largest remainder, ties
     to the lower class. Raises DbqError, naming `key`, if a class would be used up.
     """
-    remedy = f"choose a {key} well below {len(labels)} images"
+    problem, remedy = f"{key}: {count} of {len(labels)} images leave none", f"choose a {key} well below {len(labels)} images"
     if count >= len(labels):
-        raise DbqError(f"{key}: {count} of {len(labels)} images leave none", remedy)
+        raise DbqError(problem, remedy)
     classes, sizes = np.unique(labels, return_counts=True)
     shares = count * sizes  # in units of 1 / N of an image, so that no rounding decides a tie
     quotas = shares // len(labels)
     order = np.argsort(-(shares % len(labels)), kind="stable")
     quotas[order[: count - quotas.sum()]] += 1
     if (quotas >= sizes).any():
-        label = classes[quotas >= sizes][0]
-        raise DbqError(f"{key}: {count} of {len(labels)} images leave none of class {label}", remedy)
+        raise DbqError(f"{problem} of class {classes[quotas >= sizes][0]}", remedy)
     generator = np.random.Generator(np.random.PCG64(seed))
     drawn = [generator.permutation(np.flatnonzero(labels == label))[:quota] for label, quota in zip(classes, quotas, strict=True)]
     chosen = np.zeros(len(labels), bool)
@@ -139,15 +142,13 @@ def write(source: Source, name: str, profile: str, settings: DatasetSettings, fo
             )
     (folder / MANIFEST).unlink(missing_ok=True)  # half-written arrays must not stand beside a manifest of other ones
     kept, carved = carve(source.train_labels, settings.validation, settings.split_seed)
-    picks = {"train": (source.train_images, source.train_labels, kept), "val": (source.train_images, source.train_labels, carved)}
-    picks["test"] = (source.test_images, source.test_labels, slice(None))
+    train, test = (source.train_images, source.train_labels), (source.test_images, source.test_labels)
     counts, arrays, mean, std = {}, {}, IMAGENET_MEAN, IMAGENET_STD
-    for split, (images, labels, pick) in picks.items():
-        images, labels = images[pick], labels[pick].astype(np.int64)
+    for split, published, pick in (("train", train, kept), ("val", train, carved), ("test", test, slice(None))):
+        images, labels = published[0][pick], published[1][pick].astype(np.int64)
         if split == "train" and settings.normalise == "measured":
             mean, std = channel_statistics(images)
-        per_class = np.bincount(labels, minlength=settings.classes).tolist()
-        counts[split] = {"total": len(labels), "per_class": per_class}
+        counts[split] = {"total": len(labels), "per_class": np.bincount(labels, minlength=settings.classes).tolist()}
         for kind, array in (("images", images), ("labels", labels)):
             path = folder / f"{split}_{kind}.npy"
             write_atomically(path, lambda file, array=array: np.save(file, np.ascontiguousarray(array), allow_pickle=False))
@@ -171,11 +172,7 @@ def _joint_sum(arrays: dict[str, str]) -> str:
 
 
 def read_manifest(folder, name: str | None = None, profile: str | None = None) -> dict:
-    """The manifest of a prepared folder, every field that others read checked.
-
-    name, profile: the data set that it has to be of, where they are given. Raises DbqError, naming the file and the field, for a missing or
-    damaged manifest and for another data set.
-    """
+    """The manifest of a prepared folder, every field that others read checked. name, profile: the data set that it has to be of."""
     path = Path(folder) / MANIFEST
     remedy = f"run `dvc repro prepare@{name or path.parent.name}`"
     if not path.is_file():
@@ -185,16 +182,8 @@ def read_manifest(folder, name: str | None = None, profile: str | None = None) -
         _Manifest.model_validate(manifest, strict=True)
     except ValidationError as error:
         fault = error.errors()[0]
-        field_name = ".".join(map(str, fault["loc"])) or "it"
-        raise DbqError(f"{path}: not the manifest of a prepared data set ({field_name}: {fault['msg']})", remedy) from None
-    counts, classes = manifest["counts"], manifest["classes"]
-    consistent = (
-        len(manifest["class_names"]) == classes and sorted(counts) == sorted(SPLITS) and sorted(manifest["arrays"]) == sorted(ARRAYS)
-        and all(len(one["per_class"]) == classes and sum(one["per_class"]) == one["total"] for one in counts.values())
-        and manifest["content_sha256"] == _joint_sum(manifest["arrays"])
-    )  # fmt: skip
-    if not consistent:
-        raise DbqError(f"{path}: damaged: its classes, class_names, counts, arrays and content_sha256 contradict one another", remedy)
+        where = ".".join(map(str, fault["loc"])) or "it"
+        raise DbqError(f"{path}: not the manifest of a prepared data set ({where}: {fault['msg']})", remedy) from None
     found = manifest["name"], manifest["profile"]
     if name not in (None, found[0]) or profile not in (None, found[1]):
         wanted = " of the profile ".join(part for part in (name, profile) if part)
@@ -206,29 +195,24 @@ def load(folder, splits: tuple[str, ...] = ("train", "val"), name: str | None = 
     """Read the named splits and no others, so that training code can't see the test images.
 
     The sha256 of every array of the folder is checked, also of the splits that aren't read: a training must not end at damaged test images.
-    Raises DbqError as read_manifest does, and for a missing or changed array, naming the file and the stage to run.
     """
-    folder = Path(folder)
-    manifest = read_manifest(folder, name, profile)
+    folder, manifest = Path(folder), read_manifest(folder, name, profile)
     remedy = f"run `dvc repro prepare@{manifest['name']}`"
-    unknown = [split for split in splits if split not in SPLITS]
-    if unknown:
-        raise DbqError(f"split {unknown[0]!r}: there is {', '.join(SPLITS)}", "name one of them")
+    if unknown := set(splits) - set(SPLITS):
+        raise DbqError(f"split {min(unknown)!r}: there is {', '.join(SPLITS)}", "name one of them")
     for array, known in manifest["arrays"].items():
         if not (folder / array).is_file():
             raise DbqError(f"{folder / array}: no such file", remedy)
         if sha256_of(folder / array) != known:
             raise DbqError(f"{folder / array}: its content is not what the manifest says (sha256 differs)", remedy)
-    result = {}
+    result, classes, size = {}, manifest["classes"], manifest["image_size"]
     for split in splits:
-        shape = (manifest["counts"][split]["total"], 3, manifest["image_size"], manifest["image_size"])
-        images = _read(folder / f"{split}_images.npy", np.uint8, shape, remedy)
-        labels = _read(folder / f"{split}_labels.npy", np.int64, shape[:1], remedy)
-        classes, per_class = manifest["classes"], manifest["counts"][split]["per_class"]
+        total, per_class = (manifest["counts"][split][name] for name in ("total", "per_class"))
+        images = _read(folder / f"{split}_images.npy", np.uint8, (total, 3, size, size), remedy)
+        labels = _read(folder / f"{split}_labels.npy", np.int64, (total,), remedy)
         if labels.min() < 0 or labels.max() >= classes or np.bincount(labels, minlength=classes).tolist() != per_class:
-            raise DbqError(
-                f"{folder / split}_labels.npy: labels from {labels.min()} to {labels.max()}, and the manifest counts others", remedy
-            )
+            found = f"labels from {labels.min()} to {labels.max()}, and the manifest counts others"
+            raise DbqError(f"{folder / split}_labels.npy: {found}", remedy)
         result[split] = Split(torch.from_numpy(images), torch.from_numpy(labels))
     return Prepared(manifest, result)
 
@@ -240,6 +224,5 @@ def _read(path: Path, dtype, shape: tuple[int, ...], remedy: str) -> np.ndarray:
     except (ValueError, EOFError, OSError, OverflowError) as error:
         raise DbqError(f"{path}: truncated or not an array ({error}), {path.stat().st_size:,} bytes", remedy) from None
     if array.dtype != dtype or array.shape != shape:
-        expected = f"{np.dtype(dtype)} {shape}"
-        raise DbqError(f"{path}: holds {array.dtype} {array.shape} where the manifest says {expected}", remedy)
+        raise DbqError(f"{path}: holds {array.dtype} {array.shape} where the manifest says {np.dtype(dtype)} {shape}", remedy)
     return np.array(array, order="C")

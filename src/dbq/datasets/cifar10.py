@@ -1,20 +1,24 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 train and 10,000 test images of 32x32 in 10 classes.
 
 Read from $DBQ_CIFAR10, else from data/raw/cifar10, in the python layout (cifar-10-batches-py), the binary layout
-(cifar-10-batches-bin), or as the archive of either; downloaded (170 MB) where there is none.
+(cifar-10-batches-bin), or as the archive of either; downloaded (170 MB) where there is none. Archives are read as streams and never
+unpacked to disk; a member that would leave a folder, a link and a device are refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
-from pathlib import Path
+import socket
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dbq.datasets import obtain
 from dbq.datasets.arrays import Source
 from dbq.errors import DbqError
 
@@ -24,11 +28,18 @@ if TYPE_CHECKING:
 VARIABLE = "DBQ_CIFAR10"
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+# name of a layout: folder, suffix of a batch file, archive
+LAYOUTS = {
+    "python": ("cifar-10-batches-py", "", "cifar-10-python.tar.gz"),
+    "binary": ("cifar-10-batches-bin", ".bin", "cifar-10-binary.tar.gz"),
+}
 EXPECTED = "cifar-10-batches-py/, cifar-10-batches-bin/, cifar-10-python.tar.gz or cifar-10-binary.tar.gz"
 CLASS_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 BATCHES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
 IMAGES_PER_BATCH = 10_000
 RECORD = 1 + 3 * 32 * 32  # bytes of an image in the binary layout: label, then the red, green and blue planes
+MEMBER_LIMIT = 64 << 20  # bytes; the largest published member is a batch of 31 MB
+SILENCE = 30  # seconds without a byte after which a download counts as failed
 # Python layout: torchvision.datasets.CIFAR10. Binary layout: several public readers of cifar-10-binary.tar.gz (md5
 # c32a1d4ab5d03f1284b67883e8d87530) carry the same six sums; the authors publish the archive's only.
 MD5 = {
@@ -46,53 +57,121 @@ MD5 = {
     "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
 AGAIN = "delete it and run again to download it, or get it again from your mirror"
+REFUSE = "don't use this archive; get it from its source"
 
 
 def read(raw: Path, settings: DatasetSettings, log=print) -> Source:
     """All 60,000 images in the published order. Raises DbqError naming the file that is missing, damaged or not the published one."""
-    folder = Path(raw) / "cifar10"
-    found = obtain.locate(VARIABLE, folder, recognise, EXPECTED)
-    if found is None:
-        found = obtain.Found(obtain.download(VARIABLE, folder, URL, ARCHIVE_MD5, EXPECTED, log), "python", mirror=False)
-    log(f"CIFAR-10 from {found.path.name} ({found.layout} layout)")  # no path: the line ends up in a published report
-    suffix, decode = (".bin", decode_binary) if found.layout == "binary" else ("", decode_python)
-    names = [batch + suffix for batch in BATCHES]
+    path, layout, mirror = locate(Path(raw) / "cifar10", log)
+    log(f"CIFAR-10 from {path.name} ({layout} layout)")  # no path: the line ends up in a published report
+    names = [batch + LAYOUTS[layout][1] for batch in BATCHES]
+    decode = decode_binary if layout == "binary" else decode_python
     batches, sums = {}, {}
-    for inside, content in obtain.entries(found.path, lambda inside: inside.rsplit("/", 1)[-1] in names):
-        name = inside.rsplit("/", 1)[-1]
-        where = found.path / inside
+    for inside, content in entries(path, names):
+        name = PurePosixPath(inside).name
         if name in batches:
-            raise DbqError(f"{where}: a second {name}", "keep one copy of CIFAR-10 in that folder")
+            raise DbqError(f"{path / inside}: a second {name}", "keep one copy of CIFAR-10 in that folder")
         sums[name] = {digest: hashlib.new(digest, content, usedforsecurity=False).hexdigest() for digest in ("sha256", "md5")}
-        batches[name] = decode(content, where)
+        batches[name] = decode(content, path / inside)
     missing = [name for name in names if name not in batches]
     if missing:
-        raise DbqError(f"{found.path / missing[0]}: missing (the {found.layout} layout has {len(names)} batch files)", AGAIN)
+        raise DbqError(f"{path / missing[0]}: missing (the {layout} layout has {len(names)} batch files)", AGAIN)
     wrong = [name for name in names if sums[name]["md5"] != MD5[name]]
-    kind = obtain.kind_of(found, wrong, VARIABLE)
-    train = [batches[name] for name in names[:-1]]
+    if wrong and not mirror:
+        raise DbqError(
+            f"{path}: md5 of {', '.join(wrong)} is not the published one",
+            f"delete it and run again to download it; a copy that differs on purpose needs a file MIRROR beside it, or {VARIABLE}",
+        )
+    *train, test = (batches[name] for name in names)
     return Source(
-        title="CIFAR-10", kind=kind, url="https://www.cs.toronto.edu/~kriz/cifar.html",
-        licence="none stated by the authors; they ask for a citation",
+        title="CIFAR-10", kind="mirror, not md5-identical" if wrong else "published files, md5-identical",
+        url="https://www.cs.toronto.edu/~kriz/cifar.html", licence="none stated by the authors; they ask for a citation",
         class_names=CLASS_NAMES, train_images=np.concatenate([images for images, _ in train]),
-        train_labels=np.concatenate([labels for _, labels in train]), test_images=batches[names[-1]][0], test_labels=batches[names[-1]][1],
+        train_labels=np.concatenate([labels for _, labels in train]), test_images=test[0], test_labels=test[1],
         split_rule="train and test as published", md5_identical=not wrong,
         files=[{"name": name, **sums[name], "md5_published": MD5[name]} for name in names],
     )  # fmt: skip
 
 
+def locate(folder: Path, log=print) -> tuple[Path, str, bool]:
+    """(a folder or an archive, its layout, whether it is declared as a copy that may differ).
+
+    Raises DbqError if the variable is set and its folder holds nothing: data that were asked for are never replaced by others.
+    """
+    if named := os.environ.get(VARIABLE):
+        if match := recognise(Path(named)):
+            return *match, True
+        raise DbqError(f"{VARIABLE}: {named} is no folder of a known layout", f"set {VARIABLE} to a folder with {EXPECTED}, or unset it")
+    if match := recognise(folder):
+        return *match, any((place / "MIRROR").exists() for place in (folder, match[0]))
+    return download(folder, log), "python", False
+
+
 def recognise(folder: Path) -> tuple[Path, str] | None:
-    """(path, "python" or "binary") of the first known layout in folder; the folder may itself be the one with the batches."""
-    for name, layout in (("cifar-10-batches-py", "python"), ("cifar-10-batches-bin", "binary")):
-        if (folder / name).is_dir():
-            return folder / name, layout
-    for suffix, layout in (("", "python"), (".bin", "binary")):
-        if any((folder / f"{batch}{suffix}").is_file() for batch in BATCHES):
-            return folder, layout
-    for name, layout in (("cifar-10-python.tar.gz", "python"), ("cifar-10-binary.tar.gz", "binary")):
-        if (folder / name).is_file():
-            return folder / name, layout
-    return None
+    """(path, layout) of the first known layout in folder; the folder may itself be the one with the batches."""
+    found = [(folder / name, layout) for layout, (name, _, _) in LAYOUTS.items() if (folder / name).is_dir()]
+    for layout, (_, suffix, _) in LAYOUTS.items():
+        found += [(folder, layout) for batch in BATCHES if (folder / f"{batch}{suffix}").is_file()]
+    found += [(folder / archive, layout) for layout, (_, _, archive) in LAYOUTS.items() if (folder / archive).is_file()]
+    return found[0] if found else None
+
+
+def download(folder: Path, log=print) -> Path:
+    """Fetch the published archive into folder with torchvision's downloader, which checks its md5."""
+    target = folder / LAYOUTS["python"][2]
+    partial = target.with_name(target.name + ".part")  # a broken download must not be taken for the archive at the next run
+    log(f"{folder}: nothing there; downloading {URL}")
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
+    try:
+        _download_url(URL, folder, partial.name, ARCHIVE_MD5)
+        os.replace(partial, target)
+    except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors; torchvision raises RuntimeError for a wrong md5
+        raise DbqError(
+            f"no data in {folder} ({VARIABLE} is unset), and {URL} could not be downloaded ({error})",
+            f"put {EXPECTED} into {folder}, or set {VARIABLE} to a folder that holds them, or run again with a network",
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return target
+
+
+def _download_url(url: str, folder: Path, name: str, md5: str) -> None:
+    from dbq.networks.torchvision_cpu import import_torchvision
+
+    import_torchvision().datasets.utils.download_url(url, str(folder), filename=name, md5=md5)
+
+
+def entries(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    """(path inside, content) of the regular files of these names in a folder (sorted) or in a tar archive (in its order).
+
+    Raises DbqError for a damaged archive, and for a member that is unsafe or too large, whether wanted or not: a stream reads them all.
+    """
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.name in names and file.is_file():
+                inside = file.relative_to(path).as_posix()
+                _check(path, inside, file.stat().st_size)
+                yield inside, file.read_bytes()
+        return
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                _check(path, member.name, member.size, member.isfile() or member.isdir())
+                if member.isfile() and PurePosixPath(member.name).name in names:
+                    yield member.name, archive.extractfile(member).read()
+    except DbqError:
+        raise
+    except Exception as error:  # tarfile, zlib, lzma and EOF each have their own type for a damaged stream
+        raise DbqError(f"{path}: damaged or truncated archive, {path.stat().st_size:,} bytes ({error})", AGAIN) from error
+
+
+def _check(path: Path, name: str, size: int, plain: bool = True) -> None:
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or not plain:
+        raise DbqError(f"{path}: its member {name!r} is a link or leaves the folder", REFUSE)
+    if size > MEMBER_LIMIT:
+        raise DbqError(f"{path}: its member {name!r} has {size:,} bytes", REFUSE)
 
 
 def decode_binary(content: bytes, where: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +180,7 @@ def decode_binary(content: bytes, where: Path) -> tuple[np.ndarray, np.ndarray]:
     if len(content) != expected:
         raise DbqError(f"{where}: {len(content):,} bytes, expected {expected:,}", AGAIN)
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
-    return records[:, 1:].reshape(-1, 3, 32, 32), _checked_labels(records[:, 0].astype(np.int64), where)
+    return _checked(records[:, 1:], records[:, 0].astype(np.int64), where)
 
 
 def decode_python(content: bytes, where: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -118,14 +197,14 @@ def decode_python(content: bytes, where: Path) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != shape or labels.shape != shape[:1]:
         found = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
         raise DbqError(f"{where}: images {found} and labels {labels.shape}, expected uint8 {shape} and {shape[:1]}", AGAIN)
-    return images.reshape(-1, 3, 32, 32), _checked_labels(labels, where)
+    return _checked(images, labels, where)
 
 
-def _checked_labels(labels: np.ndarray, where: Path) -> np.ndarray:
+def _checked(images: np.ndarray, labels: np.ndarray, where: Path) -> tuple[np.ndarray, np.ndarray]:
     outside = np.flatnonzero((labels < 0) | (labels >= len(CLASS_NAMES)))
     if len(outside):
         raise DbqError(f"{where}: label {labels[outside[0]]} of image {outside[0]} is not one of 0 .. {len(CLASS_NAMES) - 1}", AGAIN)
-    return labels
+    return images.reshape(-1, 3, 32, 32), labels
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -18,27 +18,17 @@ class Batches:
     """Iterates over one split.
 
     split: images (N, 3, H, W) uint8, labels (N,) int64. mean, std: 3 numbers each, of [0, 1] pixels. augment.pad: pixels of zero
-    (black) around the image before a random crop of the old size; augment.flip: mirror half of the images. drop_last: leave out the last,
-    smaller batch of a shuffled epoch, because batch norm on a few images is noise; a split below one batch is one batch.
+    (black) around the image before a random crop of the old size; augment.flip: mirror half of the images. A shuffled epoch leaves out its
+    last, smaller batch, because batch norm on a few images is noise; a split below one batch is one batch. Images are channels_last.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        mean,
-        std,
-        augment=None,
-        device="cpu",
-        drop_last: bool = True,
-        channels_last: bool = True,
-    ):
+    def __init__(self, split: Split, batch_size: int, mean, std, augment=None, device="cpu"):
         if split.images.dtype != torch.uint8 or split.images.ndim != 4 or len(split.images) != len(split.labels) or len(split.labels) == 0:
             raise ValueError(f"images {split.images.dtype} {tuple(split.images.shape)}, labels {tuple(split.labels.shape)}")
-        self.batch_size, self.channels_last = batch_size, channels_last
+        self.batch_size = batch_size
         self.pad, self.flip = (augment.pad, augment.flip) if augment else (0, False)
         self.count, _, self.height, self.width = split.images.shape
-        self.used = self.count - self.count % batch_size if drop_last and self.count >= batch_size else self.count
+        self.images_per_epoch = self.count - self.count % batch_size if self.count >= batch_size else self.count
         self.device = torch.device(device)
         padded = functional.pad(split.images.to(self.device), (self.pad,) * 4)
         # (N, H + 2 pad, W + 2 pad, 3): the three bytes of a pixel move together, and the batch is channels_last without a copy
@@ -50,20 +40,15 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches in a shuffled epoch."""
-        return math.ceil(self.used / self.batch_size)
-
-    @property
-    def images_per_epoch(self) -> int:
-        """Images in a shuffled epoch."""
-        return self.used
+        return math.ceil(self.images_per_epoch / self.batch_size)
 
     def epoch(self, generator_seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented (images (B, 3, H, W) float32, labels (B,) int64)."""
         generator = torch.Generator().manual_seed(generator_seed)
-        order = torch.randperm(self.count, generator=generator)[: self.used].to(self.device)
-        offsets = torch.randint(0, 2 * self.pad + 1, (2, self.count), generator=generator)[:, : self.used].to(self.device)
-        flips = torch.randint(0, 2, (self.count,), generator=generator)[: self.used].bool().to(self.device)
-        for first in range(0, self.used, self.batch_size):
+        order = torch.randperm(self.count, generator=generator)[: self.images_per_epoch].to(self.device)
+        offsets = torch.randint(0, 2 * self.pad + 1, (2, self.count), generator=generator)[:, : self.images_per_epoch].to(self.device)
+        flips = torch.randint(0, 2, (self.count,), generator=generator)[: self.images_per_epoch].bool().to(self.device)
+        for first in range(0, self.images_per_epoch, self.batch_size):
             part = slice(first, first + self.batch_size)
             picks = order[part]
             moved = self.pad or self.flip
@@ -89,5 +74,4 @@ class Batches:
         return self.images.view(-1, 3).index_select(0, pixels.view(-1)).view(*pixels.shape, 3)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        normalised = torch.addcmul(self.shift, images.float(), self.scale).permute(0, 3, 1, 2)
-        return normalised if self.channels_last else normalised.contiguous()
+        return torch.addcmul(self.shift, images.float(), self.scale).permute(0, 3, 1, 2)

@@ -17,29 +17,21 @@ def describe(manifest: dict) -> pd.DataFrame:
 
 def files_table(manifest: dict) -> pd.DataFrame:
     """The files that were read, with their sums and the published md5 where there is one."""
-    return (
-        pd.DataFrame(manifest["files"], columns=["name", "sha256", "md5", "md5_published"])
-        .dropna(axis=1, how="all")
-        .fillna("")
-        .set_index("name")
-    )
+    table = pd.DataFrame(manifest["files"], columns=["name", "sha256", "md5", "md5_published"])
+    return table.dropna(axis=1, how="all").fillna("").set_index("name")
 
 
 def grid(split: Split, class_names: list[str], per_class: int = 8, seed: int = 0):
     """A matplotlib Figure: one row per class of class_names (label = position), per_class images drawn by seed."""
     from matplotlib import pyplot
 
-    labels = split.labels.numpy()
     generator = np.random.Generator(np.random.PCG64(seed))
-    figure, axes = pyplot.subplots(
-        len(class_names), per_class, figsize=(0.8 * per_class + 1.2, 0.8 * len(class_names)), squeeze=False, layout="constrained"
-    )
+    sizes = (0.8 * per_class + 1.2, 0.8 * len(class_names))
+    figure, axes = pyplot.subplots(len(class_names), per_class, figsize=sizes, squeeze=False, layout="constrained")
     for label, name in enumerate(class_names):
-        members = generator.permutation(np.flatnonzero(labels == label))[:per_class]
+        members = generator.permutation(np.flatnonzero(split.labels.numpy() == label))[:per_class]
         for column, axis in enumerate(axes[label]):
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_frame_on(False)
+            axis.set(xticks=[], yticks=[], frame_on=False)
             if column < len(members):
                 axis.imshow(split.images[int(members[column])].permute(1, 2, 0).numpy(), interpolation="nearest")
         axes[label][0].set_ylabel(name, rotation=0, ha="right", va="center")

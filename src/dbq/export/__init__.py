@@ -21,17 +21,11 @@ if TYPE_CHECKING:
     from dbq.export.packed import Packed
 
 __all__ = ["verify", "write"]
-SUFFIXES = (".safetensors", ".onnx")
 
 
 def write(path, packed: Packed) -> None:
     """Write a packed network; the suffix of the path decides the format. An ONNX file needs the package onnx (the extra `export`)."""
-    if _suffix(path) == ".onnx":
-        from dbq.export import onnx_file
-
-        onnx_file.write(path, packed)
-    else:
-        container.write(path, packed.compiled.program, packed.weights, packed.metadata)
+    _format(path).write(path, packed)
 
 
 def verify(path, data=None, key: str | None = None) -> dict:
@@ -41,15 +35,16 @@ def verify(path, data=None, key: str | None = None) -> dict:
     percent, data_sha256}. Raises DbqError for a file that is damaged, crafted or not an export, for other images than those of the record,
     and for another top1.
     """
-    if _suffix(path) == ".onnx":
+    return verification.verify(path, _format(path).runnable(path), data, key)
+
+
+def _format(path):
+    """The module that writes and reads files of this suffix."""
+    suffix = Path(path).suffix
+    if suffix == ".onnx":
         from dbq.export import onnx_file
 
-        return onnx_file.verify(path, data, key)
-    return verification.verify(path, data, key)
-
-
-def _suffix(path) -> str:
-    suffix = Path(path).suffix
-    if suffix not in SUFFIXES:
-        raise DbqError(f"{path}: no format is called {suffix or 'that'}", f"end the name with {' or '.join(SUFFIXES)}")
-    return suffix
+        return onnx_file
+    if suffix != ".safetensors":
+        raise DbqError(f"{path}: no format is called {suffix or 'that'}", "end the name with .safetensors or .onnx")
+    return container

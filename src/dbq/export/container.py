@@ -16,11 +16,12 @@ values, and the sha256 of all of this and of the tensors. One entry, because saf
 give equal bytes. The sum finds damage; it isn't a signature, because anyone can write a new file with a right sum.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
-import os
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel
@@ -29,28 +30,29 @@ from safetensors.numpy import save
 
 from dbq.errors import DbqError
 from dbq.export import packing
-from dbq.export.packing import Code
+from dbq.export.packing import REMEDY, Code
+from dbq.export.verification import Runnable
 from dbq.files import write_atomically
+from dbq.integer import execute
 from dbq.integer.plain import from_plain, to_plain
 from dbq.integer.program import Program
 
+if TYPE_CHECKING:
+    from dbq.export.packed import Packed
+
 FORMAT, VERSION = "dbq", 1
 ENTRY = "dbq"  # of the safetensors metadata
-SCALE_BITS = 32
-REMEDY = "export the model again"
 RANGES = {"ternary": (-1, 0, 1), "binary": (-1, 1)}  # of a plane's entries
 
 
-@dataclass(frozen=True)
-class StoredWeights:
-    """What the file holds of a layer's weights beside the Program: storage bits of one weight, all planes together; scales (G, B)."""
+class StoredWeights(NamedTuple):
+    """What the file holds of a layer's weights beside the Program."""
 
-    bits: int
-    scales: np.ndarray
+    bits: int  # of one weight, all planes together
+    scales: np.ndarray  # (G, B)
 
 
-@dataclass(frozen=True)
-class Exported:
+class Exported(NamedTuple):
     program: Program
     scales: dict[str, np.ndarray]  # by layer
     metadata: dict
@@ -76,29 +78,28 @@ def plane_code(plane: np.ndarray, coding: str, bits: int) -> Code:
     return packing.TERNARY if bits == 2 else Code(bits, min(int(plane.min()), 0))
 
 
-def write(path, program: Program, weights: dict[str, StoredWeights], metadata: dict) -> None:
-    """Write the program, the scales of its layers (by layer name) and a JSON-compatible description of where it comes from."""
+def write(path, packed: Packed) -> None:
+    """Write the program, the scales of its layers and the metadata."""
+    program = packed.compiled.program
     description, arrays = to_plain(program)
     tensors, codes = {}, {}
 
     def add(name: str, values: np.ndarray, code: Code, field: str) -> None:
         tensors[name] = packing.pack(values, code)
-        codes[name] = {
-            "field": field, "bits": code.bits, "low": code.low, "step": code.step, "shape": list(values.shape), "dtype": str(values.dtype)
-        }  # fmt: skip
+        codes[name] = {"field": field, **asdict(code), "shape": list(values.shape), "dtype": str(values.dtype)}
 
     for field, values in arrays.items():
         index, part = field.split(".")
         operation = program.operations[int(index)]
         if part == "planes":
-            stored, layer = weights[operation.layer], operation.layer
+            stored, layer = packed.weights[operation.layer], operation.layer
             for number, plane in enumerate(values):
                 code = plane_code(plane, operation.coding, stored.bits // len(values))
                 add(f"{layer}.planes.{number}", plane, code, f"{field}.{number}")
             tensors[f"{layer}.scales"] = np.ascontiguousarray(stored.scales, np.float32)
         else:
             add(f"{getattr(operation, 'layer', operation.output)}.{part}", values, packing.narrowest(values), field)
-    content = {**metadata, "format": FORMAT, "version": VERSION, "program": description, "tensors": codes}
+    content = {**packed.metadata, "format": FORMAT, "version": VERSION, "program": description, "tensors": codes}
     content["sha256"] = digest(content, tensors)
     data = save(tensors, metadata={ENTRY: _json(content)})
     write_atomically(path, lambda file: file.write(data))
@@ -118,10 +119,7 @@ def digest(content: dict, tensors: dict[str, np.ndarray]) -> str:
 
 
 def load(path) -> tuple[dict, dict[str, np.ndarray]]:
-    """Metadata and tensors as they lie in the file, their sum checked.
-
-    Raises DbqError for a missing, truncated, foreign, changed or newer file.
-    """
+    """Metadata and tensors as they lie in the file, their sum checked. DbqError for a missing, damaged, foreign or newer file."""
     try:
         with safe_open(path, framework="numpy") as file:
             entries, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it isn't a dict
@@ -157,8 +155,13 @@ def read(path) -> Exported:
     return Exported(program, scales, {name: value for name, value in content.items() if name not in ("program", "tensors")})
 
 
+def runnable(path) -> Runnable:
+    exported = read(path)
+    return Runnable(exported.metadata, lambda images: execute.run(exported.program, images))
+
+
 def _arrays(codes: dict, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of the program by field, unpacked."""
+    """The arrays of the program by field, unpacked, the planes of a layer stacked."""
     arrays, planes = {}, {}
     for name, plain in codes.items():
         code = _Tensor.model_validate(plain, strict=True)
@@ -183,14 +186,3 @@ def _checked(operation, tensors: dict[str, np.ndarray]) -> np.ndarray:
     if groups not in (1, planes.shape[1]) or scales.shape != (groups, len(planes)) or not np.isfinite(scales).all():
         raise DbqError(f"layer {operation.layer}: scales {scales.shape} of planes {planes.shape}, or not finite", REMEDY)
     return scales
-
-
-def sizes(path) -> dict[str, int]:
-    """Bytes of planes, scales, constants, header and the whole file."""
-    content, tensors = load(path)
-    result = {"planes": 0, "scales": 0, "constants": 0}
-    for name, values in tensors.items():
-        kind = "scales" if name not in content.get("tensors", {}) else "planes" if ".planes." in name else "constants"
-        result[kind] += values.nbytes
-    total = os.path.getsize(path)
-    return {**result, "header": total - sum(result.values()), "file": total}

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dbq.datasets.arrays import Split
 from dbq.datasets.loader import Batches
 from dbq.errors import DbqError
 from dbq.export.onnx_graph import ANNOTATION, build, library
 from dbq.export.packed import Packed
-from dbq.export.verification import BLOCK, EXPORT_AGAIN, images_of, record_of, result
+from dbq.export.verification import EXPORT_AGAIN, Runnable
 from dbq.files import write_atomically
 
 SUM = "content_sha256"
@@ -55,11 +56,8 @@ def read(path) -> bytes:
     return data
 
 
-def verify(path, data=None, key: str | None = None) -> dict:
-    """Run the file in onnxruntime; see dbq.export.verify.
-
-    The top1 may differ from that of the integers by TOP1_BOUND or by one image. Raises DbqError without onnx and onnxruntime too.
-    """
+def runnable(path) -> Runnable:
+    """The file in onnxruntime. Raises DbqError without onnx and onnxruntime too."""
     onnx, content = library(), read(path)
     try:
         import onnxruntime
@@ -79,19 +77,13 @@ def verify(path, data=None, key: str | None = None) -> dict:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # protobuf and onnxruntime raise types of their own for each kind of damage
         raise DbqError(f"{path}: no ONNX graph of this project ({str(error).splitlines()[0][:200]})", EXPORT_AGAIN) from None
-    record = record_of(path, metadata, key)
-    prepared = images_of(path, record, data)
-    correct = 0
-    for images, labels in Batches(prepared.splits["test"], BLOCK, mean.tolist(), std.tolist()).in_order():
-        try:
-            logits = torch.from_numpy(session.run(None, {"image": images.contiguous().numpy()})[0])
-            correct += int((logits.argmax(1) == labels).sum())
-        except Exception as error:
-            raise DbqError(f"{path}: can't be run ({str(error).splitlines()[0][:200]})", EXPORT_AGAIN) from None
-    found, recorded = result(correct, prepared), record.recorded
-    if found["images"] != recorded.images or abs(correct - recorded.correct) > max(1, TOP1_BOUND * recorded.images / 100):
-        raise DbqError(f"{path}: top1 {found['top1']:.2f} %, and the integers have {recorded.top1:.2f} %", EXPORT_AGAIN)
-    return found
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        split = Split(images, torch.zeros(len(images), dtype=torch.int64))
+        normalised, _ = next(Batches(split, len(images), mean.tolist(), std.tolist()).in_order())
+        return torch.from_numpy(session.run(None, {"image": normalised.contiguous().numpy()})[0])
+
+    return Runnable(metadata, logits, TOP1_BOUND)
 
 
 def _check(model, numpy_helper) -> None:

@@ -11,9 +11,11 @@ images on which float32 sums in another order round an activation the other way;
 """
 
 import importlib
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.modules.utils import _pair
 
 from dbq.errors import DbqError
 from dbq.insertion.activations import ActivationQuantizer
@@ -57,11 +59,12 @@ def build(compiled, properties: dict[str, str] | None = None):
     return model
 
 
-class _Value:
+class _Value(NamedTuple):
     """A tensor of the graph; real value = tensor * lsb (None: it is the real value). datatype: of the integers."""
 
-    def __init__(self, name: str, lsb: float | None = None, datatype: str | None = None):
-        self.name, self.lsb, self.datatype = name, lsb, datatype
+    name: str
+    lsb: float | None = None
+    datatype: str | None = None
 
 
 class _Writer:
@@ -77,7 +80,7 @@ class _Writer:
     def emit(self, node) -> None:
         kind = self.graph.kinds[node]
         if kind not in ("size", "alias", "move"):
-            getattr(self, f"_{kind}")(node)
+            self._put(node, getattr(self, f"_{kind}")(node))
 
     # ---- building blocks ----
 
@@ -91,16 +94,16 @@ class _Writer:
             self.datatypes[name] = datatype
         return name
 
-    def _put(self, value: _Value) -> _Value:
+    def _put(self, node, value: _Value) -> None:
+        self.values[node] = value
         if value.datatype:
             self.datatypes[value.name] = value.datatype
-        return value
 
     def _value(self, node) -> _Value:
         """The value of an emitted node, with the moves before it written down."""
         node = self.graph.source(node)
         if node not in self.values:
-            self.values[node] = self._move(node)
+            self._put(node, self._move(node))
         return self.values[node]
 
     def _real(self, node) -> str:
@@ -123,7 +126,7 @@ class _Writer:
             if torch.equal(channels, torch.arange(shape[0])):
                 return value
             self._add_node("Gather", [value.name, self._constant(f"{name}.channels", channels, kind=np.int64)], name, axis=1)
-        return self._put(_Value(name, value.lsb, value.datatype))
+        return value._replace(name=name)
 
     def _quantized(self, name: str, source: str, quantizer: ActivationQuantizer) -> _Value:
         low = -quantizer.largest if quantizer.signed else 0
@@ -131,24 +134,25 @@ class _Writer:
         scaled = self._add_node("Mul", [source, self._constant(f"{name}.inverse", 1 / quantizer.step)], f"{name}.scaled")
         rounded = self._add_node("Round", [scaled], f"{name}.rounded")
         self._add_node("Clip", [rounded, *ends], name)
-        return self._put(_Value(name, quantizer.step, f"{'INT' if quantizer.signed else 'UINT'}{quantizer.bits}"))
+        self.datatypes[name] = f"{'INT' if quantizer.signed else 'UINT'}{quantizer.bits}"
+        return _Value(name, quantizer.step, self.datatypes[name])
 
     # ---- kinds of nodes ----
 
-    def _image(self, node) -> None:
-        self.values[node] = _Value("image")
+    def _image(self, node) -> _Value:
+        return _Value("image")
 
-    def _output(self, node) -> None:
-        self._add_node("Identity", [self._real(node.args[0])], "logits")
+    def _output(self, node) -> _Value:
+        return _Value(self._add_node("Identity", [self._real(node.args[0])], "logits"))
 
-    def _quantizer(self, node) -> None:
-        self.values[node] = self._quantized(f"{node.target}.integers", self._real(node.args[0]), self.graph.module(node))
+    def _quantizer(self, node) -> _Value:
+        return self._quantized(f"{node.target}.integers", self._real(node.args[0]), self.graph.module(node))
 
-    def _batch_norm(self, node) -> None:
+    def _batch_norm(self, node) -> _Value:
         """It is part of the layer before it."""
-        self.values[node] = self._value(node.args[0])
+        return self._value(node.args[0])
 
-    def _layer(self, node) -> None:
+    def _layer(self, node) -> _Value:
         layer, name = self.graph.module(node), node.target
         quantizer = getattr(layer, "input_quantizer", None)
         given = self._value(node.args[0]) if quantizer is None else self._quantized(f"{name}.input", self._real(node.args[0]), quantizer)
@@ -156,15 +160,14 @@ class _Writer:
         tail = users[0] if users and self.graph.kinds[users[0]] == "batch_norm" else None
         folded = fold.fold(layer, name, None if tail is None else self.graph.module(tail), "" if tail is None else tail.target)
         parts, operation = take_apart(layer, name), self.layers[name]
-        scaled = [self._branch(operation, parts, number, given, quantizer_of(layer)) for number in range(len(parts.planes))]
-        total = scaled[0]
-        for number, part in enumerate(scaled[1:], 1):
+        total, *rest = (self._branch(operation, parts, number, given, quantizer_of(layer)) for number in range(len(parts.planes)))
+        for number, part in enumerate(rest, 1):
             total = self._add_node("Add", [total, part], f"{name}.sum{number}")
         column = (-1, *[1] * (operation.planes.ndim - 3))
         gain = self._constant(f"{name}.gain", (folded.gain * given.lsb).reshape(column))
         offset = self._constant(f"{name}.offset", folded.offset.reshape(column))
         total = self._add_node("Mul", [total, gain], f"{name}.gained")
-        self.values[node] = _Value(self._add_node("Add", [total, offset], name))
+        return _Value(self._add_node("Add", [total, offset], name))
 
     def _branch(self, operation, parts, number: int, given: _Value, quantizer) -> str:
         """One plane's sums times its scale."""
@@ -186,31 +189,29 @@ class _Writer:
         scale = self._constant(f"{name}.scale", scales[0] if shared else scales.reshape(shape))
         return self._add_node("Mul", [sums, scale], f"{name}.scaled")
 
-    def _add(self, node) -> None:
-        name = self.graph.name(node)
-        self.values[node] = _Value(self._add_node("Add", [self._real(part) for part in operands(self.graph, node)], name))
+    def _add(self, node) -> _Value:
+        return _Value(self._add_node("Add", self._reals(node), self.graph.name(node)))
 
-    def _concatenate(self, node) -> None:
-        name = self.graph.name(node)
-        self.values[node] = _Value(self._add_node("Concat", [self._real(part) for part in operands(self.graph, node)], name, axis=1))
+    def _concatenate(self, node) -> _Value:
+        return _Value(self._add_node("Concat", self._reals(node), self.graph.name(node), axis=1))
 
-    def _max_pool(self, node) -> None:
+    def _reals(self, node) -> list[str]:
+        return [self._real(part) for part in operands(self.graph, node)]
+
+    def _max_pool(self, node) -> _Value:
         value, pool = self._value(node.args[0]), self.graph.module(node)
-        kernel, stride, padding = (
-            [size] * 2 if isinstance(size, int) else list(size) for size in (pool.kernel_size, pool.stride, pool.padding)
-        )
+        kernel, stride, padding = (list(_pair(size)) for size in (pool.kernel_size, pool.stride, pool.padding))
         self._add_node("MaxPool", [value.name], node.target, kernel_shape=kernel, strides=stride, pads=padding * 2)
-        self.values[node] = self._put(_Value(node.target, value.lsb, value.datatype))
+        return value._replace(name=node.target)
 
-    def _subsample_and_pad(self, node) -> None:
+    def _subsample_and_pad(self, node) -> _Value:
         value, name, pad = self._value(node.args[0]), node.target, self.graph.module(node).pad
         ends = {"starts": [0, 0], "ends": [np.iinfo(np.int32).max] * 2, "axes": [2, 3], "steps": [2, 2], "pads": [0, pad, 0, 0] * 2}
-        starts, stops, axes, steps, pads = (self._constant(f"{name}.{part}", numbers, kind=np.int64) for part, numbers in ends.items())
-        rows = self._add_node("Slice", [value.name, starts, stops, axes, steps], f"{name}.pixels")
-        self._add_node("Pad", [rows, pads], name)
-        self.values[node] = self._put(_Value(name, value.lsb, value.datatype))
+        *slices, pads = (self._constant(f"{name}.{part}", numbers, kind=np.int64) for part, numbers in ends.items())
+        rows = self._add_node("Slice", [value.name, *slices], f"{name}.pixels")
+        return value._replace(name=self._add_node("Pad", [rows, pads], name))
 
-    def _average(self, node) -> None:
+    def _average(self, node) -> _Value:
         name, keep = self.graph.name(node), len(self.graph.shape(node)) == 3
         pooled = self._add_node("GlobalAveragePool", [self._real(node.args[0])], name if keep else f"{name}.pooled")
-        self.values[node] = _Value(pooled if keep else self._add_node("Flatten", [pooled], name, axis=1))
+        return _Value(pooled if keep else self._add_node("Flatten", [pooled], name, axis=1))

@@ -8,7 +8,7 @@ The tools (Icarus Verilog, Yosys) are optional: where they are missing, `measure
 from dbq.hardware.counts import counted, tree_adders
 from dbq.hardware.design import Computed, Design, evaluate, load_planes
 from dbq.hardware.measure import committed_grid, grid, measure_all, measurements
-from dbq.hardware.simulation import compare, mismatches, simulate, simulate_flags
+from dbq.hardware.simulation import compare, simulate
 from dbq.hardware.synthesis import Synthesised, synthesise
 from dbq.hardware.table import REASONS, demand_no_mismatch, described, read_trained, write, write_trained
 from dbq.hardware.trained import measure_trained
@@ -16,6 +16,6 @@ from dbq.hardware.verilog import generate
 
 __all__ = [
     "REASONS", "Computed", "Design", "Synthesised", "committed_grid", "compare", "counted", "demand_no_mismatch", "described", "evaluate",
-    "generate", "grid", "load_planes", "measure_all", "measure_trained", "measurements", "mismatches", "read_trained", "simulate",
-    "simulate_flags", "synthesise", "tree_adders", "write", "write_trained",
+    "generate", "grid", "load_planes", "measure_all", "measure_trained", "measurements", "read_trained", "simulate", "synthesise",
+    "tree_adders", "write", "write_trained",
 ]  # fmt: skip

@@ -19,29 +19,19 @@ def tree_adders(length: int, activation_bits: int, signed: bool = False) -> int:
     if length <= 1:
         return 0
     power = int(ceil_log2(length)) - 1
-    rest = length - (1 << power)
-    width = activation_bits + (0 if signed else 1) + power
-    return tree_adders(1 << power, activation_bits, signed) + tree_adders(rest, activation_bits, signed) + width
+    halves = (1 << power, length - (1 << power))
+    return sum(tree_adders(half, activation_bits, signed) for half in halves) + activation_bits + (not signed) + power
 
 
 def counted(design: Design) -> dict:
     """FA of the whole dot product by each formula.
 
     adder_only and two_bit_multiplier are the readings of dbq.cost; tree has the exact tree for the ternary sums instead. scale is the part
-    of each that scales and adds the branches, sum_READING and sum_tree are the rest: the ternary sums alone.
+    of each that scales and adds the branches; sum_READING and sum_tree are the ternary sums alone.
     """
-    nonzeros = design.nonzeros().astype(np.int64)[:, None]
-    bits = design.activation_bits
+    nonzeros, bits = design.nonzeros().astype(np.int64)[:, None], design.activation_bits
     weights = LayerWeights("ternary", TERNARY_BITS * design.branches, design.branches, nonzeros, design.branches)
-    whole = {
-        reading: int(dot_product_adders(nonzeros, weights, bits, reading, False, design.scale_bits)[0]) for reading in TERNARY_READINGS
-    }
     scale = int(scale_adders(nonzeros, bits, design.scale_bits, False)[0])
-    tree = sum(tree_adders(int(n), bits, design.signed) for n in nonzeros[:, 0])
-    return {
-        **whole,
-        "tree": tree + scale,
-        "scale": scale,
-        **{f"sum_{name}": value - scale for name, value in whole.items()},
-        "sum_tree": tree,
-    }
+    whole = {name: int(dot_product_adders(nonzeros, weights, bits, name, False, design.scale_bits)[0]) for name in TERNARY_READINGS}
+    whole["tree"] = sum(tree_adders(int(n), bits, design.signed) for n in nonzeros[:, 0]) + scale
+    return {**whole, "scale": scale, **{f"sum_{name}": value - scale for name, value in whole.items()}}

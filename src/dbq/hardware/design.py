@@ -6,7 +6,7 @@
 simulator.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy as np
 from dbq.cost.formulas import ceil_log2
 from dbq.errors import DbqError
 
-KINDS = ("port", "constant")
 STRUCTURES = ("chain", "tree")
 # name of a setting: (lowest, highest)
 RANGES = {"length": (1, 8192), "activation_bits": (1, 16), "branches": (1, 8), "scale_bits": (1, 32)}
@@ -24,10 +23,8 @@ RANGES = {"length": (1, 8192), "activation_bits": (1, 16), "branches": (1, 8), "
 class Design:
     """One engine.
 
-    planes: (branches, length) of -1, 0 and 1, which become constants of the engine (kind "constant"); None: the weights come from a port.
-    structure: a "chain" adds product after product at the final width, as the cost formula counts; a "tree" is balanced, and its adders
-    grow from level to level. accumulator_bits: width of every ternary sum; None: the width that no activation and no weight can overflow.
-    Raises DbqError that names the setting.
+    A "chain" adds product after product at the final width, as the cost formula counts. A "tree" is balanced, and its adders grow from
+    level to level.
     """
 
     length: int
@@ -36,8 +33,8 @@ class Design:
     signed: bool = False  # activations
     scale_bits: int = 8
     structure: str = "chain"
-    accumulator_bits: int | None = None
-    planes: np.ndarray | None = None
+    accumulator_bits: int | None = None  # width of every ternary sum; None: the width that nothing can overflow
+    planes: np.ndarray | None = None  # (branches, length) of -1, 0 and 1, constants of the engine; None: the weights come from a port
 
     def __post_init__(self):
         for name, (low, high) in RANGES.items():
@@ -73,18 +70,16 @@ class Design:
         return np.full(self.branches, self.length) if self.planes is None else np.count_nonzero(self.planes, 1)
 
     def natural_bits(self, products: int) -> int:
+        """Width of a sum of so many products, its carry not included, that nothing can overflow."""
         return self.product_bits + int(ceil_log2(products))
 
     def sum_bits(self, products: int) -> int:
-        """Width of the sum of so many products, its carry not included."""
+        """Width that the sum of so many products has."""
         return min(self.natural_bits(products), self.accumulator_bits or self.natural_bits(products))
 
     def output_bits(self) -> int:
         used = [int(n) for n in self.nonzeros() if n]
-        return max((self.sum_bits(n) for n in used), default=1) + self.scale_bits + int(ceil_log2(max(len(used), 1)))
-
-    def with_planes(self, planes) -> "Design":
-        return replace(self, planes=np.asarray(planes))
+        return max(map(self.sum_bits, used), default=1) + self.scale_bits + int(ceil_log2(max(len(used), 1)))
 
 
 class Computed(NamedTuple):
@@ -104,7 +99,7 @@ def load_planes(path) -> np.ndarray:
 
 
 def check_planes(planes, shape) -> np.ndarray:
-    """planes as int64; DbqError unless they have this shape and hold nothing but -1, 0 and 1."""
+    """planes (n or 1, branches, length) as int64; DbqError unless they have this shape, with or without n, and hold only -1, 0 and 1."""
     planes = np.asarray(planes)
     if planes.shape[-2:] != tuple(shape) or planes.ndim not in (2, 3):
         raise DbqError(
@@ -112,7 +107,7 @@ def check_planes(planes, shape) -> np.ndarray:
         )
     if not np.isin(planes, (-1, 0, 1)).all():
         raise DbqError("hardware: planes hold other values than -1, 0 and 1", "pass the planes of a ternary decomposition")
-    return planes.astype(np.int64)
+    return planes.astype(np.int64).reshape(-1, *shape)
 
 
 def check_vectors(design: Design, activations, planes, scales) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -120,7 +115,7 @@ def check_vectors(design: Design, activations, planes, scales) -> tuple[np.ndarr
 
     planes None: those of the design. Raises DbqError for shapes that don't fit and for values that the bits can't hold.
     """
-    activations = _integers("activations", activations)
+    activations, scales = _integers("activations", activations), np.atleast_2d(_integers("scales", scales))
     if activations.ndim != 2 or activations.shape[1] != design.length or not len(activations):
         raise DbqError(f"hardware: activations of shape {activations.shape}", f"pass (n, {design.length}) with n of 1 and more")
     bits = design.activation_bits
@@ -131,14 +126,11 @@ def check_vectors(design: Design, activations, planes, scales) -> tuple[np.ndarr
             f"hardware: activations from {activations.min()} to {activations.max()} don't fit {bits} {sign} bits ({low} to {high})",
             "pass quantized activations, and signed=True where the layer's input can be negative",
         )
-    if planes is None and design.planes is None:
-        raise DbqError("hardware: no planes for an engine with its weights on a port", "pass planes of -1, 0 and 1")
+    if (planes is None) == (design.planes is None):
+        raise DbqError(
+            f"hardware: planes given twice, or no planes for an engine of kind {design.kind}", "pass planes for a weight port only"
+        )
     planes = check_planes(design.planes if planes is None else planes, (design.branches, design.length))
-    if design.planes is not None and not (planes == design.planes).all():
-        raise DbqError("hardware: other planes than the constants of this engine", "pass planes=None, or design an engine for these planes")
-    planes = planes if planes.ndim == 3 else planes[None]
-    scales = _integers("scales", scales)
-    scales = scales if scales.ndim == 2 else scales[None]
     if scales.shape[1:] != (design.branches,) or scales.min() < 0 or scales.max() >= 1 << design.scale_bits:
         raise DbqError(
             f"hardware: scales of shape {scales.shape} from {scales.min(initial=0)} to {scales.max(initial=0)}",
@@ -166,7 +158,8 @@ def reference(activations: np.ndarray, planes: np.ndarray, scales: np.ndarray) -
 def evaluate(design: Design, activations, planes, scales) -> Computed:
     """What the netlist computes, adder by adder; arguments as for simulate()."""
     activations, planes, scales = check_vectors(design, activations, planes, scales)
-    total, overflow = 0, np.zeros(len(activations), bool)
+    total, overflow = np.zeros(len(activations), np.int64), np.zeros(len(activations), bool)
+    add = _chain if design.structure == "chain" else _tree
     for branch in range(design.branches):
         weights = np.broadcast_to(planes[:, branch], activations.shape)
         columns = np.arange(design.length) if design.planes is None else np.flatnonzero(design.planes[branch])
@@ -174,11 +167,10 @@ def evaluate(design: Design, activations, planes, scales) -> Computed:
             continue
         negative = weights[:, columns] < 0
         selected = np.where(weights[:, columns] != 0, activations[:, columns], 0)
-        inverted = np.where(negative, ~selected, selected)
-        value, flag = (_chain if design.structure == "chain" else _tree)(design, inverted, negative.astype(np.int64))
+        value, flag = add(design, np.where(negative, ~selected, selected), negative.astype(np.int64))
         overflow |= flag
-        total = total + (value + negative[:, 0]) * scales[:, branch]
-    return Computed(np.broadcast_to(total, len(activations)).astype(np.int64), overflow)
+        total += (value + negative[:, 0]) * scales[:, branch]
+    return Computed(total, overflow)
 
 
 def _add(a, b, carry, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,11 +181,10 @@ def _add(a, b, carry, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _chain(design: Design, terms: np.ndarray, carries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    bits = design.sum_bits(terms.shape[1])
     total, overflow = terms[:, 0], np.zeros(len(terms), bool)
     for i in range(1, terms.shape[1]):
-        total, left = _add(total, terms[:, i], carries[:, i], bits)
-        overflow = overflow | left
+        total, left = _add(total, terms[:, i], carries[:, i], design.sum_bits(terms.shape[1]))
+        overflow |= left
     return total, overflow
 
 

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 
 from dbq.errors import DbqError
 from dbq.hardware import table, tools
 from dbq.hardware.design import STRUCTURES, Design
-from dbq.hardware.simulation import mismatches
+from dbq.hardware.simulation import compare
 from dbq.hardware.synthesis import synthesise
 
 LENGTHS = (9, 27, 64)  # 3x3 depthwise; first layer of RGB; pointwise of 64 channels
@@ -22,6 +21,7 @@ ACTIVATION_BITS = (4, 8)
 BRANCHES = (1, 2, 3)
 ZERO_RATES = (0.0, 0.3, 0.6)
 VECTORS = 10_000  # for an engine with a weight port; a tenth for an engine of constant weights, of which there are three times as many
+Report = Callable[[dict], None] | None
 FILTERS = 100  # different weights in the vectors of an engine with a weight port
 
 
@@ -35,9 +35,8 @@ class Case:
     zero_rate: float
 
     def design(self) -> Design:
-        planes = None
-        if self.kind == "constant":
-            planes = random_planes(self.random(), (self.branches, self.length), self.zero_rate)
+        shape = (self.branches, self.length)
+        planes = random_planes(self.random(), shape, self.zero_rate) if self.kind == "constant" else None
         return Design(self.length, self.activation_bits, self.branches, structure=self.structure, planes=planes)
 
     def random(self) -> np.random.Generator:
@@ -86,45 +85,44 @@ def vectors(case: Case, count: int) -> tuple[np.ndarray, np.ndarray | None, np.n
 def measure(case: Case, count: int = VECTORS) -> dict:
     """One row of the table. `count` vectors for a weight port, a tenth for constants. DbqError without Icarus Verilog and Yosys."""
     design = case.design()
-    count = count if case.kind == "port" else constant_vectors(count)
-    return table.row(design, case.zero_rate, synthesise(design), count, mismatches(design, *vectors(case, count)))
+    count = vectors_of(case.kind, count)
+    _, wrong = compare(design, *vectors(case, count))
+    return table.row(design, case.zero_rate, synthesise(design), count, int(wrong.sum()))
 
 
-def constant_vectors(count: int) -> int:
-    """Vectors for an engine of constant weights, where an engine with a weight port gets `count`."""
-    return -(-count // 10)
+def vectors_of(kind: str, count: int) -> int:
+    """Vectors for an engine of this kind, where an engine with a weight port gets `count`."""
+    return count if kind == "port" else -(-count // 10)
 
 
-def measure_all(cases: Iterable[Case], count: int = VECTORS, jobs: int = 1, report: Callable[[dict], None] | None = None) -> list[dict]:
+def measure_all(cases: Iterable[Case], count: int = VECTORS, jobs: int = 1, report: Report = None) -> list[dict]:
     """A row of table.COLUMNS for each case, in order. jobs: processes of the tools at a time. report: called with each row."""
     return in_parallel(lambda case: measure(case, count), cases, jobs, report)
 
 
-def in_parallel(measure_one: Callable[[object], dict], cases: Iterable, jobs: int, report: Callable[[dict], None] | None) -> list[dict]:
+def in_parallel(measure_one: Callable[[object], dict], cases: Iterable, jobs: int, report: Report) -> list[dict]:
     """[measure_one(case), ...] in order. Raises DbqError before the first one where a tool is missing."""
     if jobs < 1:
         raise DbqError(f"jobs: {jobs} is out of range", "it must be 1 or more")
-    tools.find_all()
+    tools.find(*tools.TOOLS)
     rows = []
-    # threads suffice: all the time is spent in the tools
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:  # threads suffice: all the time is spent in the tools
         for row in pool.map(measure_one, cases):
+            rows.append(row)
             if report is not None:
                 report(row)
-            rows.append(row)
     return rows
 
 
-def measurements(path, fresh: bool = False, cases: Iterable[Case] | None = None, count: int = VECTORS) -> tuple[list[dict], str]:
-    """(rows, where they come from). path: the committed hardware.csv or its folder.
+def measurements(path, fresh: bool = False) -> tuple[list[dict], str]:
+    """(rows, where they come from). path: the committed hardware.csv.
 
-    fresh: measure now if the tools are installed (cases, by default committed_grid()). Otherwise the file is read, and the second value
-    says which tool is missing. Raises DbqError when the file is absent or lacks a column.
+    fresh: measure committed_grid() now if the tools are installed. Otherwise the file is read, and the second value says which tool is
+    missing. Raises DbqError as table.read() does.
     """
     missing = tools.missing()
     if fresh and not missing:
         versions = f"Icarus Verilog {tools.version('iverilog')} and Yosys {tools.version('yosys')}"
-        return measure_all(committed_grid() if cases is None else cases, count), f"simulated and synthesised in this run with {versions}"
-    path = Path(path)
-    rows, source = table.read(path / "hardware.csv" if path.is_dir() else path, table.GRID_COMMAND)
+        return measure_all(committed_grid()), f"simulated and synthesised in this run with {versions}"
+    rows, source = table.read(path)
     return rows, source + (f"; {', '.join(missing)} not installed here" if fresh else "")

@@ -4,12 +4,23 @@ A 1-bit adder with one constant input is a half adder. With two it is a wire or 
 Bits are written as in Yosys: a number is a net, "0" and "1" are constants. "x" and "z" count as 0, but no generated design has any.
 """
 
+from graphlib import TopologicalSorter
+from itertools import product
 from typing import NamedTuple
 
 from dbq.errors import DbqError
 
-OUTPUTS = {"FULL_ADDER": ("S", "CO")}  # every gate's output is Y
-INPUTS = {"FULL_ADDER": ("A", "B", "CI"), "$_MUX_": ("A", "B", "S"), "$_NOT_": ("A",)}  # a gate with two inputs has A and B
+ADDER = "FULL_ADDER"
+# cell: (input ports, {output port: its function})
+CELLS = {
+    ADDER: (("A", "B", "CI"), {"S": lambda a, b, c: a ^ b ^ c, "CO": lambda a, b, c: int(a + b + c > 1)}),
+    "$_AND_": (("A", "B"), {"Y": lambda a, b: a & b}),
+    "$_OR_": (("A", "B"), {"Y": lambda a, b: a | b}),
+    "$_XOR_": (("A", "B"), {"Y": lambda a, b: a ^ b}),
+    "$_XNOR_": (("A", "B"), {"Y": lambda a, b: 1 - (a ^ b)}),
+    "$_NOT_": (("A",), {"Y": lambda a: 1 - a}),
+    "$_MUX_": (("A", "B", "S"), {"Y": lambda a, b, s: b if s else a}),
+}
 
 
 class Adder(NamedTuple):
@@ -22,39 +33,39 @@ class Adder(NamedTuple):
 def adders(module: dict) -> list[Adder]:
     """The adders that remain of a module of Yosys's JSON made of FULL_ADDER cells and single-bit gates."""
     roots, needs, found = simplify(module["cells"])
-    ends = [bit for port in module["ports"].values() if port["direction"] == "output" for bit in port["bits"]]
-    alive = _reached([_root(roots, bit) for bit in ends], needs)
+    waiting = [_root(roots, bit) for port in module["ports"].values() if port["direction"] == "output" for bit in port["bits"]]
+    alive = set()  # the nets that an output depends on
+    while waiting:
+        bit = waiting.pop()
+        if bit not in alive:
+            alive.add(bit)
+            waiting += needs.get(bit, ())
     return [Adder(name, live, carry in alive, total in alive or carry in alive) for name, live, total, carry in found]
 
 
 def simplify(cells: dict) -> tuple[dict, dict, list]:
     """(net -> the net or constant that it equals, net -> the nets that it is computed from, adders [(name, live inputs, sum, carry)])."""
+    foreign = {cell["type"] for cell in cells.values()} - set(CELLS)
+    if foreign:
+        raise DbqError(f"hardware: cell {min(foreign)} in the synthesised netlist is not known", "use a version of Yosys with plain gates")
+    bits = {
+        name: [[cell["connections"][port][0] for port in ports] for ports in CELLS[cell["type"]]] for name, cell in cells.items()
+    }  # of each cell those of its inputs and of its outputs
+    driver = {bit: name for name, (_, outputs) in bits.items() for bit in outputs}
+    order = TopologicalSorter({name: [driver[bit] for bit in inputs if bit in driver] for name, (inputs, _) in bits.items()})
     roots, needs, found = {}, {}, []
-    for name, cell in _in_order(cells):
-        connections = cell["connections"]
-        inputs = [_root(roots, connections[port][0]) for port in _ports(cell)]
-        outputs = [connections[port][0] for port in OUTPUTS.get(cell["type"], ("Y",))]
+    for name in order.static_order():
+        inputs, outputs = [_root(roots, bit) for bit in bits[name][0]], bits[name][1]
         live = [bit for bit in inputs if not isinstance(bit, str)]
-        needs.update(dict.fromkeys(outputs, live))
-        if cell["type"] != "FULL_ADDER":
-            value = _gate(cell["type"], inputs)
-            if value is not None:
-                roots[outputs[0]] = value
-        elif len(live) >= 2:
+        needs |= dict.fromkeys(outputs, live)
+        if cells[name]["type"] == ADDER and len(live) >= 2:
             found.append((name, len(live), *outputs))
-        else:
-            ones = inputs.count("1")
-            total, carry = outputs
-            roots[carry] = "01"[ones > 1] if not live or ones != 1 else live[0]
-            if not live:
-                roots[total] = "01"[ones & 1]
-            elif ones != 1:  # otherwise the sum is the inverted input: a net of its own
-                roots[total] = live[0]
+            continue
+        for output, function in zip(outputs, CELLS[cells[name]["type"]][1].values(), strict=True):
+            value = _equal(function, inputs)
+            if value is not None:
+                roots[output] = value
     return roots, needs, found
-
-
-def _ports(cell: dict) -> tuple[str, ...]:
-    return INPUTS.get(cell["type"], ("A", "B"))
 
 
 def _root(roots: dict, bit):
@@ -62,52 +73,9 @@ def _root(roots: dict, bit):
     return roots.get(bit, bit) if not isinstance(bit, str) else "1" if bit == "1" else "0"
 
 
-def _gate(kind: str, inputs: list):
-    """The constant or net that a gate's output equals, or None where it stays a gate."""
-    constants = [bit for bit in inputs if isinstance(bit, str)]
-    live = [bit for bit in inputs if not isinstance(bit, str)]
-    if kind == "$_MUX_":
-        low, high, select = inputs
-        return (high if select == "1" else low) if isinstance(select, str) or low == high else None
-    if kind == "$_NOT_":
-        return "10"[int(inputs[0])] if constants else None
-    if kind == "$_AND_":
-        return "0" if "0" in constants else live[0] if constants and live else None if live else "1"
-    if kind == "$_OR_":
-        return "1" if "1" in constants else live[0] if constants and live else None if live else "0"
-    if kind in ("$_XOR_", "$_XNOR_"):
-        odd = (constants.count("1") + (kind == "$_XNOR_")) & 1
-        if not live:
-            return "01"[odd]
-        return live[0] if constants and not odd else None
-    raise DbqError(
-        f"hardware: cell {kind} in the synthesised netlist is not known", "use a version of Yosys that simplemap gives plain gates"
-    )
-
-
-def _in_order(cells: dict) -> list[tuple[str, dict]]:
-    """The cells, each after those that drive it: depth first, without recursion because ripples are long."""
-    driver = {cell["connections"][port][0]: name for name, cell in cells.items() for port in OUTPUTS.get(cell["type"], ("Y",))}
-    done, order = set(), []
-    for start in cells:
-        stack = [(start, False)]
-        while stack:
-            name, expanded = stack.pop()
-            if expanded:
-                order.append((name, cells[name]))
-            elif name not in done:
-                done.add(name)
-                stack.append((name, True))
-                bits = (cells[name]["connections"][port][0] for port in _ports(cells[name]))
-                stack += [(driver[bit], False) for bit in bits if bit in driver and driver[bit] not in done]
-    return order
-
-
-def _reached(starts: list, needs: dict) -> set:
-    seen, stack = set(starts), list(starts)
-    while stack:
-        for bit in needs.get(stack.pop(), ()):
-            if bit not in seen:
-                seen.add(bit)
-                stack.append(bit)
-    return seen
+def _equal(function, inputs: list):
+    """The constant or the input net that the function equals whatever its nets are, or None where it is a net of its own."""
+    nets = list(dict.fromkeys(bit for bit in inputs if not isinstance(bit, str)))
+    cases = [{"0": 0, "1": 1, **dict(zip(nets, values, strict=True))} for values in product((0, 1), repeat=len(nets))]
+    results = [function(*(case[bit] for bit in inputs)) for case in cases]
+    return next((bit for bit in ("0", "1", *nets) if [case[bit] for case in cases] == results), None)

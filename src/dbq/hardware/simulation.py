@@ -10,33 +10,33 @@ from dbq.hardware import tools
 from dbq.hardware.design import Computed, Design, check_vectors, evaluate, reference
 from dbq.hardware.verilog import generate
 
+BENCH = """module bench;
+  reg [{bits}:0] vectors[0:{last}];
+  reg [{bits}:0] vector;
+  wire signed [{y}:0] y;
+  wire overflow;
+  integer i, file;
+  tdpe engine (.x(vector[{x}:0]), {w}.scales(vector[{scales}]), .y(y), .overflow(overflow));
+  initial begin
+    $readmemh("vectors.hex", vectors);
+    file = $fopen("outputs.txt", "w");
+    for (i = 0; i < {count}; i = i + 1) begin
+      vector = vectors[i];
+      #1 $fdisplay(file, "%0d %b", y, overflow);
+    end
+    $fclose(file);
+    $finish;
+  end
+endmodule
+"""
 
-def simulate(design: Design, activations, planes=None, scales=None) -> np.ndarray:
-    """Outputs (n,) int64 of the simulated netlist.
+
+def simulate(design: Design, activations, planes, scales) -> Computed:
+    """What the simulated netlist computes.
 
     activations (n, length) integers; planes (branches, length) or (n, branches, length) in {-1, 0, 1}, None for an engine of constant
-    weights; scales (branches,) or (n, branches) unsigned integers, None for ones. Raises DbqError for arrays that don't fit, a missing
-    tool, a failed simulation, and an accumulator that overflowed.
+    weights; scales (branches,) or (n, branches) unsigned integers.
     """
-    computed = simulate_flags(design, activations, planes, scales)
-    return checked(design, computed)
-
-
-def checked(design: Design, computed: Computed) -> np.ndarray:
-    """The values, or a DbqError if the accumulator overflowed in any of them."""
-    if computed.overflow.any():
-        wanted = max(design.natural_bits(int(n)) for n in design.nonzeros())
-        raise DbqError(
-            f"hardware: the accumulator of {design.accumulator_bits} bits overflowed in {int(computed.overflow.sum())} of "
-            f"{len(computed.overflow)} dot products",
-            f"widen accumulator_bits; {wanted} bits always suffice",
-        )
-    return computed.values
-
-
-def simulate_flags(design: Design, activations, planes=None, scales=None) -> Computed:
-    """Like simulate(), but an overflow is a flag of its dot product instead of an error."""
-    scales = np.ones(design.branches, np.int64) if scales is None else scales
     activations, planes, scales = check_vectors(design, activations, planes, scales)
     count = len(activations)
     fields = [_pack(activations, design.activation_bits)]
@@ -56,21 +56,24 @@ def simulate_flags(design: Design, activations, planes=None, scales=None) -> Com
 def compare(design: Design, activations, planes, scales) -> tuple[np.ndarray, np.ndarray]:
     """(simulated values (n,) int64, which of them differ from exact integers (n,) bool).
 
-    Raises DbqError as simulate() does, and where evaluate() doesn't give the simulated values and flags bit for bit.
+    Raises DbqError as simulate() does, where the accumulator overflowed, and where evaluate() gives other values or flags.
     """
-    simulated = simulate_flags(design, activations, planes, scales)
-    evaluated = evaluate(design, activations, planes, scales)
-    if not (np.array_equal(simulated.values, evaluated.values) and np.array_equal(simulated.overflow, evaluated.overflow)):
-        raise DbqError(
-            "hardware: the simulated netlist and design.evaluate disagree", "report it with the design and the versions of the tools"
-        )
+    simulated, evaluated = (compute(design, activations, planes, scales) for compute in (simulate, evaluate))
+    if not all(np.array_equal(*pair) for pair in zip(simulated, evaluated, strict=True)):
+        raise DbqError("hardware: the simulated netlist and design.evaluate disagree", "report the design and the versions of the tools")
     values = checked(design, simulated)
     return values, values != reference(*check_vectors(design, activations, planes, scales))
 
 
-def mismatches(design: Design, activations, planes, scales) -> int:
-    """Simulated dot products that differ from exact integers; raises DbqError as compare() does."""
-    return int(compare(design, activations, planes, scales)[1].sum())
+def checked(design: Design, computed: Computed) -> np.ndarray:
+    """The values, or a DbqError if the accumulator overflowed in any of them."""
+    if computed.overflow.any():
+        raise DbqError(
+            f"hardware: the accumulator of {design.accumulator_bits} bits overflowed in {int(computed.overflow.sum())} of "
+            f"{len(computed.overflow)} dot products",
+            f"widen accumulator_bits; {max(design.natural_bits(int(n)) for n in design.nonzeros())} bits always suffice",
+        )
+    return computed.values
 
 
 def _pack(values: np.ndarray, bits: int) -> np.ndarray:
@@ -88,36 +91,17 @@ def _bench(design: Design, count: int) -> str:
     x, s = design.length * design.activation_bits, design.branches * design.scale_bits
     w = 2 * design.branches * design.length if design.kind == "port" else 0
     weights = f".w(vector[{x}+:{w}]), " if w else ""
-    return f"""module bench;
-  reg [{x + w + s - 1}:0] vectors[0:{count - 1}];
-  reg [{x + w + s - 1}:0] vector;
-  wire signed [{design.output_bits() - 1}:0] y;
-  wire overflow;
-  integer i, file;
-  tdpe engine (.x(vector[{x - 1}:0]), {weights}.scales(vector[{x + w}+:{s}]), .y(y), .overflow(overflow));
-  initial begin
-    $readmemh("vectors.hex", vectors);
-    file = $fopen("outputs.txt", "w");
-    for (i = 0; i < {count}; i = i + 1) begin
-      vector = vectors[i];
-      #1 $fdisplay(file, "%0d %b", y, overflow);
-    end
-    $fclose(file);
-    $finish;
-  end
-endmodule
-"""
+    return BENCH.format(
+        bits=x + w + s - 1, last=count - 1, y=design.output_bits() - 1, x=x - 1, w=weights, scales=f"{x + w}+:{s}", count=count
+    )
 
 
 def _outputs(text: str, count: int) -> Computed:
-    rows = [line.split() for line in text.splitlines()]
     try:
-        values = np.array([int(value) for value, _ in rows], np.int64)
-        overflow = np.array([{"0": False, "1": True}[flag] for _, flag in rows], bool)
-    except (ValueError, KeyError):
+        rows = np.array(text.split(), np.int64).reshape(-1, 2)
+    except ValueError:
         raise DbqError("hardware: the simulation printed undefined values", "report it with the design that was simulated") from None
-    if len(values) != count:
-        raise DbqError(
-            f"hardware: the simulation printed {len(values)} of {count} outputs", "free some space for temporary files and run it again"
-        )
-    return Computed(values, overflow)
+    if len(rows) != count:
+        remedy = "free some space for temporary files and run it again"
+        raise DbqError(f"hardware: the simulation printed {len(rows)} of {count} outputs", remedy)
+    return Computed(rows[:, 0], rows[:, 1].astype(bool))

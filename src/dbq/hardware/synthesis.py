@@ -19,11 +19,11 @@ from dbq.hardware.design import Design
 from dbq.hardware.propagate import adders
 from dbq.hardware.verilog import generate, library_text
 
-ADDERS = (
+COMMANDS = (
     "read_verilog -sv tdpe.sv", "hierarchy -check -top tdpe", "proc", "flatten", "opt_expr", "opt_clean", "techmap -map ripple.v",
-    "simplemap", "opt_clean", "write_json adders.json",
+    "simplemap", "opt_clean", "write_json adders.json", "techmap -map gates.v", "simplemap", "opt -fast", "abc -fast -g gates", "opt_clean",
+    "tee -q -o gates.txt stat",
 )  # fmt: skip
-GATES = ("techmap -map gates.v", "simplemap", "opt -fast", "abc -fast -g gates", "opt_clean", "tee -q -o gates.txt stat")
 
 
 class Synthesised(NamedTuple):
@@ -31,20 +31,20 @@ class Synthesised(NamedTuple):
     scale_full_adders: int  # the part of full_adders outside the ternary sums
     xor3: int
     half_adders: int
-    cells: int | None  # two-input gates of the whole engine after logic optimisation; None if not asked for
+    cells: int  # two-input gates of the whole engine after logic optimisation
 
 
-def synthesise(design: Design, gates: bool = True) -> Synthesised:
+def synthesise(design: Design) -> Synthesised:
     """Counts of one engine; DbqError where Yosys is missing or fails."""
     with tempfile.TemporaryDirectory(prefix="dbq-hardware-") as folder:
         folder = Path(folder)
         (folder / "tdpe.sv").write_text(generate(design))
         for name in ("ripple.v", "gates.v"):
             (folder / name).write_text(library_text(name))
-        (folder / "synthesis.ys").write_text("\n".join(ADDERS + (GATES if gates else ())) + "\n")
+        (folder / "synthesis.ys").write_text("\n".join(COMMANDS) + "\n")
         tools.run("yosys", ["-q", "-s", "synthesis.ys"], folder)
         found = adders(json.loads((folder / "adders.json").read_text())["modules"]["tdpe"])
-        cells = int(re.search(r"Number of cells:\s+(\d+)", (folder / "gates.txt").read_text())[1]) if gates else None
+        cells = int(re.search(r"Number of cells:\s+(\d+)", (folder / "gates.txt").read_text())[1])
     full = [adder for adder in found if adder.live == 3 and adder.carried]
     return Synthesised(
         full_adders=len(full),

@@ -22,8 +22,8 @@ COLUMNS = [
     "mismatches", "reason", "iverilog", "yosys",
 ]  # fmt: skip
 INTEGERS = ["seed", *(name for name in COLUMNS if name not in TEXTS + REALS)]
-GRID_COMMAND = "python -m dbq hardware measure --out FILE"
-TRAINED_COMMAND = "python -m dbq hardware trained ROW --out FILE"
+GRID_COMMAND = "python -m dbq synthesise --out FILE"
+TRAINED_COMMAND = "python -m dbq synthesise --row ROW --out FILE"
 # row: key of the trained network. weights: first digits of the sha256 of its weights. channel: the output channel whose weights are the
 # constants, or "all" where the weights come from a port
 TRAINED_COLUMNS = ["row", "seed", "weights", "data_source", "layer", "channel", *COLUMNS]
@@ -42,7 +42,7 @@ REASONS = {
 
 
 def row(design: Design, zero_rate: float, found: Synthesised, simulated: int, mismatches: int) -> dict:
-    """COLUMNS of one engine, of whose `simulated` dot products `mismatches` were wrong. Raises DbqError where a tool is missing."""
+    """COLUMNS of one engine, of whose `simulated` dot products `mismatches` were wrong."""
     expected = counted(design)
     return {
         "kind": design.kind, "structure": design.structure, "length": design.length, "activation_bits": design.activation_bits,
@@ -58,10 +58,7 @@ def row(design: Design, zero_rate: float, found: Synthesised, simulated: int, mi
 
 
 def _ratio(found: int, expected: int) -> float:
-    """found / expected; 1 where no adders are expected and none are found."""
-    if expected == 0:
-        return 1.0 if found == 0 else float("inf")
-    return round(found / expected, 4)
+    return round(found / expected, 4) if expected else 1.0 if found == 0 else float("inf")
 
 
 def described(measured: dict) -> str:
@@ -94,33 +91,29 @@ def write_trained(path, rows: list[dict]) -> None:
     write_csv(path, others + rows, TRAINED_COLUMNS)
 
 
-def read(path, command: str, columns: list[str] = COLUMNS) -> tuple[list[dict], str]:
+def read(path, command: str = GRID_COMMAND, columns: list[str] = COLUMNS) -> tuple[list[dict], str]:
     """(rows with numbers as numbers, where they come from) of a committed file with exactly these columns.
 
     command: the one that measures the file again, for messages. Raises DbqError for a missing file, other columns, no rows and a damaged
     number.
     """
-    path = Path(path)
+    path, remedy = Path(path), f"restore the committed file, or run `{command}`"
     if not path.is_file():
-        raise DbqError(f"{path}: no such file", f"restore the committed file, or run `{command}`")
-    rows = [_typed(found, path, command, columns) for found in read_csv(path)]
+        raise DbqError(f"{path}: no such file", remedy)
+    rows = read_csv(path)
     if not rows:
-        raise DbqError(f"{path}: no rows", f"restore the committed file, or run `{command}`")
+        raise DbqError(f"{path}: no rows", remedy)
+    if any(list(found) != columns for found in rows):
+        raise DbqError(f"{path}: its columns are not those of the hardware table", remedy)
+    kinds = dict.fromkeys(INTEGERS, int) | dict.fromkeys(REALS, float)
+    try:
+        rows = [{name: kinds.get(name, str)(value) for name, value in found.items()} for found in rows]
+    except (TypeError, ValueError) as error:
+        raise DbqError(f"{path}: a number is damaged ({error})", remedy) from None
     versions = sorted({f"Icarus Verilog {found['iverilog']} and Yosys {found['yosys']}" for found in rows})
     return rows, f"read from the committed {path.name}, measured with {'; '.join(versions)}"
 
 
 def read_trained(path) -> tuple[list[dict], str]:
-    """read() of hardware-trained.csv, or of the folder that holds it."""
-    path = Path(path)
-    return read(path / "hardware-trained.csv" if path.is_dir() else path, TRAINED_COMMAND, TRAINED_COLUMNS)
-
-
-def _typed(found: dict, path: Path, command: str, columns: list[str]) -> dict:
-    if list(found) != columns:
-        raise DbqError(f"{path}: its columns are not those of the hardware table", f"restore the committed file, or run `{command}`")
-    try:
-        integers = {name: int(found[name]) for name in INTEGERS if name in found}
-        return {**found, **integers, **{name: float(found[name]) for name in REALS}}
-    except (TypeError, ValueError) as error:
-        raise DbqError(f"{path}: a number is damaged ({error})", f"restore the committed file, or run `{command}`") from None
+    """read() of hardware-trained.csv."""
+    return read(path, TRAINED_COMMAND, TRAINED_COLUMNS)

@@ -7,8 +7,8 @@ from functools import cache
 
 from dbq.errors import DbqError
 
-# command: (what it is for, Debian package, arguments that print the version)
-TOOLS = {"iverilog": ("simulation", "iverilog", ["-V"]), "vvp": ("simulation", "iverilog", ["-V"]), "yosys": ("synthesis", "yosys", ["-V"])}
+# command: (what it is for, Debian package)
+TOOLS = {"iverilog": ("simulation", "iverilog"), "vvp": ("simulation", "iverilog"), "yosys": ("synthesis", "yosys")}
 
 
 def missing() -> list[str]:
@@ -16,40 +16,31 @@ def missing() -> list[str]:
     return [name for name in TOOLS if shutil.which(name) is None]
 
 
-def find(name: str) -> str:
-    """Path of a tool; DbqError where it is not installed."""
-    path = shutil.which(name)
-    if path is None:
-        purpose, package, _ = TOOLS[name]
+def find(*names: str) -> None:
+    """DbqError where one of the tools is not installed."""
+    for name in (name for name in missing() if name in names):
+        purpose, package = TOOLS[name]
         raise DbqError(
             f"{name} is not installed, and {purpose} of the hardware needs it", f"`apt-get install {package}` or your system's package"
         )
-    return path
-
-
-def find_all() -> None:
-    """DbqError where any of the tools is not installed."""
-    for name in TOOLS:
-        find(name)
 
 
 @cache
 def version(name: str) -> str:
     """The number that the tool prints, for example 11.0."""
-    _, _, arguments = TOOLS[name]
-    printed = subprocess.run([find(name), *arguments], capture_output=True, text=True, check=False)
+    printed = subprocess.run([name, "-V"], capture_output=True, text=True, check=False)
     number = re.search(r"\d+(?:\.\d+)+", printed.stdout + printed.stderr)
     return number[0] if number else "unknown"
 
 
-def run(name: str, arguments: list[str], folder, timeout: float = 3600) -> str:
-    """Standard output of a tool that ran in a folder; DbqError with its first complaint when it failed."""
+def run(name: str, arguments: list[str], folder, timeout: float = 3600) -> None:
+    """Run a tool in a folder; DbqError with its first complaint when it failed."""
+    find(name)
     try:
-        done = subprocess.run([find(name), *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run([name, *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         raise DbqError(f"{name} ran longer than {timeout:.0f} s", "use fewer vectors or a shorter dot product") from None
     if done.returncode:
         lines = (done.stderr + done.stdout).splitlines()
         complaint = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")
         raise DbqError(f"{name} failed: {complaint}", f"check the generated text with another version of {name} (this is {version(name)})")
-    return done.stdout

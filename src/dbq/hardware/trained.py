@@ -5,7 +5,7 @@ the integer program of the network. Each simulated result, finished with the lay
 gave. One core measures a ResNet-20 in a quarter of an hour.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -74,40 +74,29 @@ def median_channel(operation: DotProducts) -> int:
 
 
 def layer_vectors(
-    program: Program,
-    layer: str,
-    values: dict,
-    count: int,
-    seed: int = 0,
-    filters: int = 100,
-    structure: str = "chain",
-    channel: int | None = None,
+    program: Program, layer: str, values: dict, count: int, structure: str = "chain", channel: int | None = None
 ) -> LayerVectors:
     """`count` dot products of one layer, at random images and positions.
 
     values: the integers of run(program, images, keep=True). channel: the output channel whose weights are the engine's constants; None: a
-    weight port, with the weights of at most `filters` random output channels, one after the other. The sign of a negative multiplier is
-    moved into its plane. Bias, shift and saturation are no part of the engine; LayerVectors.disagreeing applies them. Raises DbqError for a
-    layer without ternary or binary planes.
+    weight port, with the weights of at most measure.FILTERS random output channels, one after the other. The sign of a negative multiplier
+    is moved into its plane. Bias, shift and saturation are no part of the engine; LayerVectors.disagreeing applies them.
     """
     operation = ternary_layer(program, layer)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     multipliers = operation.multipliers.cpu().numpy()
     signs = np.where(multipliers < 0, -1, 1)[:, :, None]
     planes = operation.planes.cpu().numpy().astype(np.int64).reshape(*multipliers.shape, -1) * signs
     chosen = np.arange(multipliers.shape[1]) if channel is None else np.array([channel])
-    chosen = np.sort(random.choice(chosen, min(filters, len(chosen), count), replace=False))
+    chosen = np.sort(random.choice(chosen, min(measure.FILTERS, len(chosen), count), replace=False))
     channels = chosen[np.arange(count) * len(chosen) // count]
     name = operation.inputs[0]
     activations, outputs = _windows(operation, values[name].cpu().numpy(), values[operation.output].cpu().numpy(), channels, random)
     value = program.values[name]
     signed = value.low < 0
     bits = max(1, int(value.high).bit_length(), int(-value.low - 1).bit_length() if signed else 0) + int(signed)
-    constants = None if channel is None else planes[:, channel]
-    design = Design(
-        planes.shape[2], bits, len(planes), signed=signed, scale_bits=program.fixed_point_bits, structure=structure, planes=constants
-    )
-    rows = planes[:, channels].transpose(1, 0, 2) if channel is None else None
+    constants, rows = (None, planes[:, channels].transpose(1, 0, 2)) if channel is None else (planes[:, channel], None)
+    design = Design(planes.shape[2], bits, len(planes), signed, program.fixed_point_bits, structure, planes=constants)
     return LayerVectors(design, activations, rows, np.abs(multipliers)[:, channels].T, operation, channels, outputs)
 
 
@@ -132,7 +121,7 @@ def measure_layer(program: Program, values: dict, layer: str, kind: str, structu
     operation = ternary_layer(program, layer)
     channel = median_channel(operation) if kind == "constant" else None
     planes = operation.planes if channel is None else operation.planes[:, channel]
-    count = count if kind == "port" else measure.constant_vectors(count)
+    count = measure.vectors_of(kind, count)
     vectors = layer_vectors(program, layer, values, count, structure=structure, channel=channel)
     sums, wrong = compare(*vectors[:4])
     mismatches = int((wrong | vectors.disagreeing(sums)).sum())
@@ -142,25 +131,19 @@ def measure_layer(program: Program, values: dict, layer: str, kind: str, structu
 
 
 def measure_trained(
-    program: Program,
-    images: Tensor,
-    about: dict,
-    layers: Iterable[str] | None = None,
-    count: int = measure.VECTORS,
-    jobs: int = 1,
-    report: Callable[[dict], None] | None = None,
-) -> list[dict]:
+    program: Program, images: Tensor, about: dict, layers: Iterable[str] | None = None, count: int = measure.VECTORS, jobs: int = 1,
+    report: measure.Report = None,
+) -> list[dict]:  # fmt: skip
     """Rows with table.TRAINED_COLUMNS for a trained network.
 
     program: compiled with multipliers of as many bits as the cost counts for a scale. images: normalised validation images, 100 suffice (a
-    layer of ResNet-20 has 64 to 1,024 positions in each). about: the columns row, seed, weights and data_source. layers: None is
-    layers_by_length(). count: dot products for a weight port, and a tenth of it for constants. Raises DbqError for a missing tool, an
-    unknown layer and images that don't fit.
+    layer of ResNet-20 has 64 to 1,024 positions in each). about: the columns row, seed, weights and data_source. layers: by default
+    layers_by_length(). count: dot products for a weight port, and a tenth of it for constants.
     """
     if count < 1:
         raise DbqError(f"count: {count} is out of range", "it must be 1 or more")
-    tools.find_all()
-    layers = layers_by_length(program) if layers is None else list(layers)
+    tools.find(*tools.TOOLS)
+    layers = list(layers or layers_by_length(program))
     for layer in layers:
         ternary_layer(program, layer)
     _, values = run(program, images, keep=True)

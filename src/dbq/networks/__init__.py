@@ -7,21 +7,19 @@
 | mobilenet_v2  | stride 1 instead of 2 in the first layer and in the second stage          | 300.8 M / 88.0 M          |
 | shufflenet_v2 | stride 1 instead of 2 in the first layer, no max pooling                  | 144.9 M / 45.0 M          |
 
-Rules that the quantizers rely on: every activation is a ReLU or ReLU6 module of its own, every convolution is followed by a batch norm,
-and torch.fx can trace the network.
+Each is a module with a function build(classes, form), imported when the network is built: an edit of one network makes no result of
+another stale. Rules that the quantizers rely on: every activation is a ReLU or ReLU6 module of its own, every convolution is followed by
+a batch norm, and torch.fx can trace the network.
 """
+
+import importlib
 
 from torch import nn
 
 from dbq.errors import DbqError
-from dbq.networks.mobilenet_v1 import mobilenet_v1
-from dbq.networks.mobilenet_v2 import mobilenet_v2
-from dbq.networks.resnet20 import resnet20
-from dbq.networks.shufflenet_v2 import shufflenet_v2
 
 FORMS = ("32x32", "224x224")
-_BUILDERS = {"resnet20": resnet20, "mobilenet_v1": mobilenet_v1, "mobilenet_v2": mobilenet_v2, "shufflenet_v2": shufflenet_v2}
-NAMES = tuple(_BUILDERS)
+NAMES = ("resnet20", "mobilenet_v1", "mobilenet_v2", "shufflenet_v2")
 
 
 def build(name: str, classes: int, form: str) -> nn.Module:
@@ -29,8 +27,7 @@ def build(name: str, classes: int, form: str) -> nn.Module:
 
     Raises DbqError for an unknown name or form, and for a form that the network doesn't have.
     """
-    if name not in _BUILDERS:
-        raise DbqError(f"network: unknown value {name!r}", f"choose one of {', '.join(NAMES)}")
-    if form not in FORMS:
-        raise DbqError(f"form: unknown value {form!r}", f"choose one of {', '.join(FORMS)}")
-    return _BUILDERS[name](classes, form)
+    for key, value, known in (("network", name, NAMES), ("form", form, FORMS)):
+        if value not in known:
+            raise DbqError(f"{key}: unknown value {value!r}", f"choose one of {', '.join(known)}")
+    return importlib.import_module(f"dbq.networks.{name}").build(classes, form)

@@ -41,20 +41,21 @@ def layer_shapes(network: nn.Module, input_shape: tuple[int, int, int]) -> list[
             module.training = mode
     first = next(module for module, _, _ in seen if isinstance(module, nn.Conv2d))
     last = [module for module, _, _ in seen if isinstance(module, nn.Linear)][-1:]
-    return [_shape(names[module], module, x, y, module is first, module in last) for module, x, y in seen]
+    kinds = {module: _conv_kind(module) for module in names} | {first: "first"} | dict.fromkeys(last, "classifier")
+    return [_shape(names[module], kinds[module], module, x, y) for module, x, y in seen]
 
 
-def _shape(name, module, x, y, is_first: bool, is_classifier: bool) -> LayerShape:
-    weights = module.weight
-    kind = "classifier" if is_classifier else "first" if is_first else _conv_kind(module)
-    biases = 0 if module.bias is None else module.bias.numel()
+def _shape(name: str, kind: str, module, x, y) -> LayerShape:
+    weights, biases = module.weight, 0 if module.bias is None else module.bias.numel()
     return LayerShape(name, kind, y.numel(), weights[0].numel(), weights.shape[0], weights.numel(), biases, x.numel())
 
 
 def _conv_kind(module) -> str:
-    if isinstance(module, nn.Conv2d) and module.groups == module.in_channels and module.groups > 1:
+    if isinstance(module, nn.Linear):
+        return "conv"
+    if module.groups == module.in_channels > 1:
         return "depthwise"
-    return "pointwise" if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) else "conv"
+    return "pointwise" if module.kernel_size == (1, 1) else "conv"
 
 
 def macs(network: nn.Module, input_shape: tuple[int, int, int]) -> int:

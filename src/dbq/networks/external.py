@@ -14,9 +14,8 @@ REMEDY = "get the file from its source again and write its sha256 into params.ya
 def load_external(network: nn.Module, path, sha256: str) -> None:
     """Load a state dict whose file has this checksum into the network.
 
-    A `state_dict` wrapper and the prefix `module.` of data-parallel training are taken off. Nothing but tensors and plain values is
-    unpickled, so no code runs from the file. Raises DbqError for a missing file, another checksum, a file that is no state dict, values
-    that are not finite, and weights of another network.
+    A `state_dict` wrapper and the prefix `module.` of data-parallel training are taken off. Raises DbqError for a missing file, another
+    checksum, a file that is no state dict, values that are not finite, and weights of another network.
     """
     if not Path(path).is_file():
         raise DbqError(f"{path}: no such file", "download it from the source that params.yaml names")
@@ -26,11 +25,11 @@ def load_external(network: nn.Module, path, sha256: str) -> None:
     own, state = network.state_dict(), _state_of(path)
     # files from before torch 0.4.1 lack batch norm's counter, which evaluation doesn't use
     state |= {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in state}
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    if missing or unexpected or shapes:
+    expected, given = ({(name, value.shape) for name, value in values.items()} for values in (own, state))
+    if expected != given:
+        differing = sorted({name for name, _ in expected ^ given})
         raise DbqError(
-            f"{path}: weights of another network (missing {missing[:3]}, unexpected {unexpected[:3]}, other shapes {sorted(shapes)[:3]})",
+            f"{path}: weights of another network ({len(differing)} names or shapes differ: {', '.join(differing[:3])})",
             "name the network that these weights belong to",
         )
     for name, value in state.items():
@@ -41,15 +40,16 @@ def load_external(network: nn.Module, path, sha256: str) -> None:
 
 
 def _state_of(path) -> dict[str, Tensor]:
-    """The named dense tensors of the file."""
+    """The named dense tensors of the file. Only tensors and plain values are unpickled, so no code runs from it."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch each raise types of their own; torch's text advises to switch its protection off
         raise DbqError(f"{path}: truncated, or not a file of tensors and plain values ({type(error).__name__})", REMEDY) from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    if not named or not all(
-        isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized for value in state.values()
-    ):
+    if not isinstance(state, dict) or not all(isinstance(name, str) and _dense(value) for name, value in state.items()):
         raise DbqError(f"{path}: not a state dict of dense tensors", REMEDY)
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _dense(value) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized

@@ -13,14 +13,12 @@ def _conv(channels_in: int, channels: int, kernel: int, stride: int, groups: int
 
 
 class MobileNetV1(nn.Module):
-    def __init__(self, classes: int, form: str, width: float = 1.0):
+    def __init__(self, classes: int, form: str):
         super().__init__()
-        channels_in = round(32 * width)
+        channels_in = 32
         layers = _conv(3, channels_in, 3, 1 if form == "32x32" else 2)
-        for full_width, stride in PAIRS:
-            channels = round(full_width * width)
-            layers += _conv(channels_in, channels_in, 3, stride, groups=channels_in)
-            layers += _conv(channels_in, channels, 1, 1)
+        for channels, stride in PAIRS:
+            layers += _conv(channels_in, channels_in, 3, stride, groups=channels_in) + _conv(channels_in, channels, 1, 1)
             channels_in = channels
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -33,5 +31,4 @@ class MobileNetV1(nn.Module):
         return self.classifier(torch.flatten(self.pool(self.features(x)), 1))
 
 
-def mobilenet_v1(classes: int, form: str) -> MobileNetV1:
-    return MobileNetV1(classes, form)
+build = MobileNetV1

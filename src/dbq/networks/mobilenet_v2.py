@@ -5,7 +5,7 @@ from torch import nn
 from dbq.networks.torchvision_cpu import import_torchvision
 
 
-def mobilenet_v2(classes: int, form: str) -> nn.Module:
+def build(classes: int, form: str) -> nn.Module:
     network = import_torchvision().models.mobilenet_v2(weights=None, num_classes=classes)
     if form == "32x32":
         network.features[0][0].stride = (1, 1)

@@ -35,8 +35,10 @@ class Block(nn.Module):
 
 
 class ResNet20(nn.Module):
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, form: str):
         super().__init__()
+        if form != "32x32":
+            raise DbqError(f"form: resnet20 has no {form} form", "use form 32x32, or another network for ImageNet")
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU()
@@ -55,7 +57,4 @@ class ResNet20(nn.Module):
         return self.linear(torch.flatten(self.pool(x), 1))
 
 
-def resnet20(classes: int, form: str) -> ResNet20:
-    if form != "32x32":
-        raise DbqError(f"form: resnet20 has no {form} form", "use form 32x32, or another network for ImageNet")
-    return ResNet20(classes)
+build = ResNet20

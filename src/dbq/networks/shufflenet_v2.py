@@ -5,7 +5,7 @@ from torch import nn
 from dbq.networks.torchvision_cpu import import_torchvision
 
 
-def shufflenet_v2(classes: int, form: str) -> nn.Module:
+def build(classes: int, form: str) -> nn.Module:
     network = import_torchvision().models.shufflenet_v2_x1_0(weights=None, num_classes=classes)
     if form == "32x32":
         network.conv1[0].stride = (1, 1)

@@ -1,7 +1,7 @@
 """Import torchvision under a CPU build of torch.
 
-The package index serves torchvision for CUDA torch. Beside a CPU torch its C++ operators are missing and the import fails while
-it registers fake versions of them; with their schemas defined, everything but those operators works.
+The package index serves torchvision for CUDA torch. Beside a CPU torch its C++ operators are missing, and the import fails while it
+registers fake versions of them. With their schemas defined, everything but those operators works.
 """
 
 import functools
@@ -9,16 +9,13 @@ import sys
 
 import torch
 
-OPERATORS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
+OPERATORS = [f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for name in ("nms", "qnms")]
 _library = None  # keeps the schemas alive
 
 
 @functools.cache
 def import_torchvision():
-    """The torchvision module, with `models` and `datasets` imported."""
+    """The torchvision module."""
     try:
         import torchvision
     except RuntimeError as error:
@@ -26,9 +23,6 @@ def import_torchvision():
             raise
         _define_missing_operators()
         import torchvision
-    import torchvision.datasets
-    import torchvision.models
-
     return torchvision
 
 
