@@ -19,7 +19,6 @@ from dbq.settings.stage import Stage
 from dbq.validity import closure, identity
 
 NOTEBOOKS = Path("notebooks")
-PREPARE = "dbq.datasets"
 
 
 def main() -> None:
@@ -51,9 +50,10 @@ def stages(plan: Plan) -> list[Stage]:
 
 
 def _prepare(plan: Plan, planned: Planned, common: dict) -> Stage:
+    modules = [f"dbq.datasets.{planned.settings.source}"] if planned.settings.source in datasets.SOURCES else []
     return Stage(
         "prepare", **common, key=planned.key, reason=planned.reason, dataset=planned.settings, inputs={"data": _data(plan, planned.key)},
-        code=_code("prepare"),
+        code=_code("prepare", modules),
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def digests(source) -> dict[str, str]:
     [
         ("training/loop.py", {"train dbq", "train twn", "train float"}),
         ("training/optimiser.py", {"train dbq", "train twn", "train float"}),
-        ("datasets/loader.py", {"train dbq", "train twn", "train float"}),
+        ("datasets/loader.py", {"train dbq", "train twn", "train float", "engine dbq"}),
         ("quantizers/twn.py", {"train twn"}),
         ("quantizers/lsq.py", set()),
         ("quantizers/initial.py", {"train dbq", "train twn", "train float", "engine dbq"}),

@@ -57,12 +57,12 @@ class WeightQuantizer(nn.Module):
         """Called before each training step. progress: 0 at the first step of the training, 1 at the last. epoch: counted from 0."""
 
     def integers(self, weight: Tensor) -> Tensor:
-        """The hard weights as int32 multiples of `step`."""
-        raise NotImplementedError
+        """The hard weights as int32 multiples of `step`; of methods with fixed-point weights."""
+        raise DbqError(f"{type(self).__name__} has no integers", "use `decompose`")
 
     def step(self, weight: Tensor) -> Tensor:
-        """(1,): the distance of two neighbouring integers."""
-        raise NotImplementedError
+        """(1,): the distance of two neighbouring integers; of methods with fixed-point weights."""
+        raise DbqError(f"{type(self).__name__} has no step", "use `decompose`")
 
     @torch.no_grad()
     def decompose(self, weight: Tensor) -> Decomposition:
@@ -72,7 +72,8 @@ class WeightQuantizer(nn.Module):
         return Decomposition(self.integers(weight).flatten(1)[None].to(torch.int8), self.step(weight)[None])
 
     def transfer(self, weight: Tensor) -> Transfer:
-        raise NotImplementedError
+        """The first group's weights, levels and thresholds, for the figures."""
+        raise DbqError(f"{type(self).__name__} has no transfer curve", "draw another quantizer")
 
     def soft_hard_gap(self, weight: Tensor) -> Tensor | None:
         """Mean |soft(w) - hard(w)| divided by the largest level; None for a method that trains with hard weights only."""
