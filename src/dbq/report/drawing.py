@@ -9,15 +9,14 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from dbq.files import write_atomically
 
-DRAWN_COLOURS = 4096  # lines and text have hundreds of them, between two colours mostly, a photograph has tens of thousands
 SMOKE_NOTE = "all images are stand-ins: not evidence"
 INK, FAINT = "#333333", "#9a9a9a"
 # Okabe and Ito's palette, which colour-blind readers can tell apart
@@ -69,7 +68,7 @@ class Drawing(Figure):
     """
 
     def __init__(self, width: float, height: float, title: str = "", smoke: bool = False, note: str = ""):
-        super().__init__(figsize=(width, height), layout="constrained")
+        super().__init__(figsize=(width, height + 0.2 * smoke), layout="constrained")
         FigureCanvasAgg(self)
         if title:
             self.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -89,31 +88,18 @@ class Drawing(Figure):
 
     @styled
     def bytes(self, kind: str) -> bytes:
-        """The figure as "svg" or "png", without date or version."""
+        """The figure as "svg" or "png", without date or version. A PNG has a palette: a third of the bytes, which git keeps for ever."""
         self.settle()
-        buffer, canvas, dpi = io.BytesIO(), self.canvas, self.dpi
-        try:
-            # savefig() would draw everything twice, once only to lay it out
-            if kind == "svg":
-                FigureCanvasSVG(self).print_svg(buffer, metadata={"Date": None, "Creator": None})
-            else:
-                agg = FigureCanvasAgg(self)
-                agg.draw()
-                _few_colours(Image.fromarray(np.asarray(agg.buffer_rgba()))).save(buffer, "png", optimize=True, dpi=(dpi, dpi))
-        finally:
-            self.dpi = dpi  # an SVG is drawn at 72
-            self.set_canvas(canvas)
-        return buffer.getvalue()
+        buffer = io.BytesIO()
+        self.savefig(buffer, format=kind, metadata={"Date": None, "Creator": None} if kind == "svg" else None)
+        if kind == "svg":
+            return buffer.getvalue()
+        few, smaller = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE), io.BytesIO()
+        few.save(smaller, "png", optimize=True)
+        return smaller.getvalue()
 
     def _repr_png_(self) -> bytes:
         return self.bytes("png")
-
-
-def _few_colours(image: Image.Image) -> Image.Image:
-    """A drawing with a palette, a third of the bytes, which git keeps for each version of a report; photographs as they are."""
-    image = image.convert("RGB")  # the background is opaque
-    few = image.getcolors(DRAWN_COLOURS) is not None
-    return image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) if few else image
 
 
 def save(figure: Drawing, path_without_suffix) -> None:
@@ -144,10 +130,40 @@ def style_of(method: str, branches) -> tuple[str, str]:
     return METHODS.get(method_name(method, branches), METHODS["float"])
 
 
-def name_rows(axes, positions, names: list[str]) -> None:
-    """Names beside the rows of a panel whose y axis counts them from above."""
-    axes.set_yticks(positions, names, fontsize=8)
-    axes.set_ylim(max(positions) + 0.6, -0.7)
+def dots(axes, rows: pd.DataFrame, least: float) -> None:
+    """A line of the panel for each row, from above, in groups under their headings: a dot, a bar about it, and its text.
+
+    rows: heading, name, method, branches, mean (NaN: not run), low and high (the ends of the bar; NaN: no bar), text, reference (a line
+    beside the group; NaN: no line), far (the dot stands at the edge, because it would press the others together).
+    least: the x axis spans no less.
+    """
+    group = rows.groupby("heading", sort=False).ngroup()
+    rows = rows.assign(group=group).sort_values("group", kind="stable")
+    rows["y"] = 1 + np.arange(len(rows)) + 1.5 * rows.group
+    drawn = rows.loc[~rows.far, ["mean", "low", "high", "reference"]].astype(float)
+    left, right = drawn.min().min(), drawn.max().max()
+    width = max(right - left, least)
+    if np.isfinite(left):
+        axes.set_xlim(left - (0.2 if rows.far.any() else 0.08) * width, right + 0.3 * width)
+    beside = axes.get_yaxis_transform()
+    for heading, own in rows.groupby("heading", sort=False):
+        top, bottom = own.y.min(), own.y.max()
+        axes.text(0, top - 1, heading, transform=beside, fontweight="bold", va="center", fontsize=8.5)
+        axes.vlines(own.reference.dropna().round(4).unique(), top - 0.5, bottom + 0.5, color=FAINT, linewidth=1)
+    for row in rows.itertuples():
+        if np.isnan(row.mean):
+            axes.text(0.02, row.y, "not run", transform=beside, color=FAINT, va="center", fontsize=8, style="italic")
+            continue
+        (colour, marker), end, text = style_of(row.method, row.branches), np.fmax(row.mean, row.high), row.text
+        if row.far:
+            end, text = left - 0.18 * width, f"{text}, off the axis"
+            axes.plot(end, row.y, "<", color=colour, markersize=5.5)
+        else:
+            spread = [[row.mean - row.low], [row.high - row.mean]]
+            axes.errorbar(row.mean, row.y, xerr=spread, fmt=marker, color=colour, markersize=5.5, capsize=3, elinewidth=1.2)
+        axes.annotate(text, (end, row.y), (8, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(rows.y, rows.name, fontsize=8)
+    axes.set_ylim(rows.y.max() + 0.6, -0.7)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
 

@@ -4,8 +4,10 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from dbq.errors import DbqError
-from dbq.files import read_csv, write_text
+from dbq.files import write_text
 from dbq.report import pages
 from dbq.report.results import COMPARISONS, Results, single_reason
 from dbq.settings import Plan
@@ -48,21 +50,22 @@ def publish(plan: Plan, runs_folder, results_folder) -> None:
 
 def _index(results: Results, reports: set[str], singles: list[tuple], out: Path) -> str:
     """The page shows what the tables say. Its paths are relative to results/PROFILE/reports."""
-    cost = {row["key"]: row for row in read_csv(out / "tables" / "cost.csv")}
-    networks: dict[str, list[dict]] = {}
-    for row in read_csv(out / "tables" / "accuracy.csv"):
-        costs = {name: cost.get(row["key"], {}).get(name, "") for name in SHOWN_COSTS}
-        shown = {name: row[name] for name in SHOWN} | costs | {"label": row["label"]}
-        networks.setdefault(row["network"], []).append(shown)
-    ablations = [{name: row[name] for name in SHOWN_ABLATIONS} for row in read_csv(out / "tables" / "ablations.csv")]
+    accuracy, cost, ablations, datasets = (_table(out, name) for name in ("accuracy", "cost", "ablations", "datasets"))
+    rows = accuracy.merge(cost[["key", *SHOWN_COSTS]], on="key", how="left").fillna("")
+    by_network = rows.groupby("network", sort=False)
     drawn = sorted(path.stem for path in (out / "figures").glob("*.svg"))
     keys = [*results.plan.starts, *results.plan.rows]
     return pages.index_page(
         title=f"DBQ, profile {results.plan.profile}", smoke=results.smoke, reports=reports, singles=singles,
-        datasets=read_csv(out / "tables" / "datasets.csv"), networks=networks, ablations=ablations,
+        datasets=datasets.to_dict("records"), ablations=ablations[SHOWN_ABLATIONS].to_dict("records"),
+        networks={network: group[[*SHOWN, *SHOWN_COSTS, "label"]].to_dict("records") for network, group in by_network},
         figures={key: [name for name in drawn if re.fullmatch(rf"[a-z_]+-{re.escape(key)}", name)] for key in keys},
         comparisons=[name for name in COMPARISONS if name in drawn],
     )  # fmt: skip
+
+
+def _table(out: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(out / "tables" / f"{name}.csv", dtype=str, keep_default_na=False)
 
 
 def _copy_reports(runs: Path, out: Path, name: str, stage: str) -> None:

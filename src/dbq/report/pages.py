@@ -17,10 +17,7 @@ from pygments.formatters import HtmlFormatter
 from dbq.files import write_text
 
 BASE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{ title }}</title>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
 <style>
 body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
 pre { overflow-x: auto; font: 13px/1.45 ui-monospace, monospace; }
@@ -28,12 +25,10 @@ table { border-collapse: collapse; font-size: 14px; margin: .5rem 0; display: bl
 th, td { border: 0; border-bottom: 1px solid #ddd; padding: .2rem .6rem; text-align: right; }
 img { max-width: 100%; height: auto; }
 {% block style %}{% endblock %}
-</style>
-</head>
+</style></head>
 <body>
 {% block body %}{% endblock %}
-</body>
-</html>
+</body></html>
 """
 
 # 2 KB of style instead of the 270 KB that nbconvert's own page repeats in every report
@@ -88,22 +83,19 @@ _TAGS = bleach.ALLOWED_TAGS | {
     "br", "dd", "details", "div", "dl", "dt", "h1", "h2", "h3", "h4", "hr", "img", "p", "pre", "span", "sub", "summary", "sup",
     "table", "tbody", "td", "tfoot", "th", "thead", "tr",
 }  # fmt: skip
-_SPANS = ["colspan", "rowspan"]
 _ATTRIBUTES = {
-    "*": ["class", "id"],
+    "*": ["class", "id", "colspan", "rowspan"],
     "a": lambda tag, name, value: name == "href" and re.fullmatch(r"(https?://|mailto:|#)\S*|[\w./-]*", value) is not None,
     "img": lambda tag, name, value: name == "alt" or (name == "src" and value.startswith("data:image/")),
-    "td": _SPANS,
-    "th": _SPANS,
 }
 _SHOWN = ("text/plain", "text/html", "text/markdown", "text/latex", "image/svg+xml", "image/png", "image/jpeg")
 
 
 def _shown(text: str) -> str:
     """A number of a CSV file as a reader wants it; any other text as it is."""
-    if re.fullmatch(r"-?\d+\.\d+", text):
-        return f"{float(text):.2f}"
-    return f"{int(text):,}" if re.fullmatch(r"\d+", text) else text
+    if re.fullmatch(r"-?\d+(\.\d+)?", text):
+        return f"{float(text):,.2f}" if "." in text else f"{int(text):,}"
+    return text
 
 
 _PAGES.filters["shown"] = _shown
