@@ -3,9 +3,8 @@
 import adjustText
 import numpy as np
 import pandas as pd
-from matplotlib.lines import Line2D
 
-from dbq.report.drawing import FAINT, METHODS, METRIC_LABELS, Drawing, amounts, dots, message, method_name, style_of, styled
+from dbq.report.drawing import FAINT, METHODS, METRIC_LABELS, Drawing, amounts, dots, message, style_of, styled
 
 FAR = 3.0  # points below its reference from which an ablation stands at the edge of the figure: it would press the others together
 STEPS = 500  # in which labels are moved apart; no limit of time, which would make the figure depend on the machine
@@ -84,9 +83,8 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
     rows = rows[(rows.n > 0) & rows[metric].notna()]
     if rows.empty:
         return message("No row of this profile has both an accuracy and this cost.", title, smoke)
-    cost = rows[metric].astype(float)
+    cost, low, high = rows[metric].astype(float), rows.n.min(), rows.n.max()
     digits = rows.get(f"{metric}_signed_digits", cost).astype(float)
-    low, high = rows.n.min(), rows.n.max()
     label = short_names(rows) + ("" if low == high else rows.n.map(" (n={})".format))
     rows = rows.assign(cost=cost, digits=digits.where(digits != cost), label=label)
     note = f"n = {low if low == high else f'{low} to {high}'} seed{'s' * bool(high > 1)} per point; dotted: float"
@@ -98,11 +96,11 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
     figure = Drawing(8.5, 0.4 + sum(heights), title, smoke, note)
     drawn = figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
     for axes, panel in zip(drawn, panels, strict=True):
-        first = panel.iloc[0]
-        axes.set_title(f"{first.network} on {titles.get(first.dataset, first.dataset)}", pad=18 if axes is drawn[0] else 6)
-        axes.set(xscale="log", xlabel=METRIC_LABELS[metric], ylabel="test top1 [%]")
+        title = f"{panel.network.iloc[0]} on {titles[panel.dataset.iloc[0]]}"
+        axes.set(title=title, xscale="log", xlabel=METRIC_LABELS[metric], ylabel="test top1 [%]")
         _pareto_panel(axes, panel)
-    _legend(drawn[0], {method_name(row.method, row.branches) for row in rows.itertuples()})
+    handles = {label: handle for axes in drawn for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside right upper")
     figure.settle()
     for axes, panel in zip(drawn, panels, strict=True):
         texts = [axes.text(row.cost, row.top1_mean, row.label, fontsize=8, zorder=5) for row in panel.itertuples()]
@@ -115,13 +113,14 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
 
 def _pareto_panel(axes, points: pd.DataFrame) -> None:
     for row in points.itertuples():
-        colour, marker = style_of(row.method, row.branches)
-        axes.errorbar(row.cost, row.top1_mean, yerr=row.top1_std, fmt=marker, color=colour, markersize=6.5, capsize=3, zorder=3)
+        name, colour, marker = style_of(row.method, row.branches)
+        look = {"color": colour, "markersize": 6.5, "zorder": 3}
+        axes.errorbar(row.cost, row.top1_mean, row.top1_std, fmt=marker, capsize=3, label=name, **look)
         if not np.isnan(row.digits):
             axes.plot([row.cost, row.digits], [row.top1_mean] * 2, color=colour, linewidth=0.8, linestyle="--", zorder=2)
-            axes.plot(row.digits, row.top1_mean, marker, color=colour, markersize=6.5, markerfacecolor="white", zorder=3)
+            axes.plot(row.digits, row.top1_mean, marker, markerfacecolor="white", **look)
     for value in (points.top1_mean - points.delta_to_float).dropna().round(4).unique():
-        axes.axhline(value, color=METHODS["float"][0], linewidth=1, linestyle=":", zorder=1)
+        axes.axhline(value, color=METHODS["float"][1], linewidth=1, linestyle=":", zorder=1)
     axes.margins(0.18)
     (left, right), bottom = axes.get_xlim(), axes.get_ylim()[0]
     points = points.assign(least=np.fmin(points.cost, points.digits)).sort_values("least", kind="stable")
@@ -129,16 +128,7 @@ def _pareto_panel(axes, points: pd.DataFrame) -> None:
     if len(points) > 1:
         # from the bottom to the cheapest point and from the best point to the right: what is below the stairs is beaten
         x, y = [front.least.iloc[0], *front.least, right], [bottom, *front.top1_mean, front.top1_mean.iloc[-1]]
-        axes.step(x, y, where="post", color=FAINT, linewidth=1.2, zorder=1)
+        axes.step(x, y, where="post", color=FAINT, linewidth=1.2, zorder=1, label="Pareto front")
     axes.set(xlim=(left, right), ylim=(bottom, axes.get_ylim()[1]))
     amounts(axes.xaxis, log=True, spread=right / left)
     axes.yaxis.get_major_locator().set_params(nbins=6)
-
-
-def _legend(axes, names: set[str]) -> None:
-    """One line between the panel and its title."""
-    present = [name for name in METHODS if name in names]
-    handles = [Line2D([], [], linestyle="", color=METHODS[name][0], marker=METHODS[name][1], label=name) for name in present]
-    handles.append(Line2D([], [], color=FAINT, label="Pareto front"))
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "handletextpad": 0.3, "columnspacing": 1.0}
-    axes.legend(handles=handles, ncols=len(handles), fontsize=7, **place)

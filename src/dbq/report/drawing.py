@@ -1,15 +1,14 @@
 """What all figures share: palette, sizes, the SMOKE mark, and files whose bytes depend on the data alone.
 
-Figures are matplotlib.figure.Figure without pyplot, so that a notebook's own settings neither decide them nor change.
+Figures are no figures of pyplot, so that a notebook's own settings neither decide them nor change.
 """
 
-import functools
 import io
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
@@ -21,13 +20,13 @@ SMOKE_NOTE = "all images are stand-ins: not evidence"
 INK, FAINT = "#333333", "#9a9a9a"
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"
-# the marker repeats what the colour says
+# method: its name, its colour, and the marker, which repeats what the colour says
 METHODS = {
-    "float": ("#6b6b6b", "D"), "uniform": (VERMILION, "s"), "SAWB": (VERMILION, "P"), "LSQ": (ORANGE, "X"), "TWN": (ORANGE, "<"),
-    "TTQ": (ORANGE, ">"), "LQ-Nets": (PURPLE, "p"), "QuantNets": (PURPLE, "h"),
-    "DBQ 1T": (SKY, "^"), "DBQ 2T": (BLUE, "o"), "DBQ 3T": (GREEN, "v"),
+    "float": ("float", "#6b6b6b", "D"), "uniform": ("uniform", VERMILION, "s"), "sawb": ("SAWB", VERMILION, "P"),
+    "lsq": ("LSQ", ORANGE, "X"), "twn": ("TWN", ORANGE, "<"), "ttq": ("TTQ", ORANGE, ">"), "lq_nets": ("LQ-Nets", PURPLE, "p"),
+    "quantization_networks": ("QuantNets", PURPLE, "h"), "dbq 1": ("DBQ 1T", SKY, "^"), "dbq 2": ("DBQ 2T", BLUE, "o"),
+    "dbq 3": ("DBQ 3T", GREEN, "v"),
 }  # fmt: skip
-NAMES = {"twn": "TWN", "ttq": "TTQ", "lsq": "LSQ", "lq_nets": "LQ-Nets", "quantization_networks": "QuantNets", "sawb": "SAWB"}
 METRIC_LABELS = {
     "c_c": "computational cost $C_C$ [FA]", "c_s": "sparsity-aware computational cost $C_S$ [FA]",
     "c_r": "representational cost $C_R$ [bit]", "c_m": "model storage $C_M$ [bit]",
@@ -43,22 +42,10 @@ _OWN = {
 }  # fmt: skip
 
 
-@functools.cache
-def _style() -> dict:
-    """matplotlib's defaults with our settings: a user's matplotlibrc must not change a result file."""
-    fixed = {name: value for name, value in matplotlib.rcParamsDefault.items() if name.split(".")[0] not in ("backend", "backend_fallback")}
-    return fixed | _OWN
-
-
 def styled(draw):
-    """Decorator: run a drawing function in our style and restore the caller's settings."""
-
-    @functools.wraps(draw)
-    def wrapped(*arguments, **keywords):
-        with matplotlib.rc_context(_style()):
-            return draw(*arguments, **keywords)
-
-    return wrapped
+    """Decorator: run a drawing function in matplotlib's defaults and our settings, so that a user's matplotlibrc doesn't change a result
+    file, and restore the caller's settings."""
+    return style.context(["default", _OWN])(draw)
 
 
 class Drawing(Figure):
@@ -120,14 +107,9 @@ def message(text: str, title: str = "", smoke: bool = False) -> Drawing:
     return figure
 
 
-def method_name(method: str, branches) -> str:
-    """float, uniform or DBQ 2T: how a legend names a quantizer."""
-    return f"DBQ {int(branches)}T" if method == "dbq" else NAMES.get(method, method)
-
-
-def style_of(method: str, branches) -> tuple[str, str]:
-    """Colour and marker of a quantizer in every figure."""
-    return METHODS.get(method_name(method, branches), METHODS["float"])
+def style_of(method: str, branches) -> tuple[str, str, str]:
+    """Name, colour and marker of a quantizer in every figure."""
+    return METHODS.get(f"dbq {branches:.0f}" if method == "dbq" else method, (method, *METHODS["float"][1:]))
 
 
 def dots(axes, rows: pd.DataFrame, least: float) -> None:
@@ -154,7 +136,7 @@ def dots(axes, rows: pd.DataFrame, least: float) -> None:
         if np.isnan(row.mean):
             axes.text(0.02, row.y, "not run", transform=beside, color=FAINT, va="center", fontsize=8, style="italic")
             continue
-        (colour, marker), end, text = style_of(row.method, row.branches), np.fmax(row.mean, row.high), row.text
+        (_, colour, marker), end, text = style_of(row.method, row.branches), np.fmax(row.mean, row.high), row.text
         if row.far:
             end, text = left - 0.18 * width, f"{text}, off the axis"
             axes.plot(end, row.y, "<", color=colour, markersize=5.5)
@@ -165,7 +147,6 @@ def dots(axes, rows: pd.DataFrame, least: float) -> None:
     axes.set_yticks(rows.y, rows.name, fontsize=8)
     axes.set_ylim(rows.y.max() + 0.6, -0.7)
     axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
 
 
 def amounts(axis, log: bool = False, spread: float = 1.0) -> None:

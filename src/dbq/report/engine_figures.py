@@ -1,6 +1,7 @@
 """The engine and the hardware as figures: cost by layer, multiplier width against accuracy, counted against synthesised full adders."""
 
 import pandas as pd
+from matplotlib.ticker import EngFormatter
 
 from dbq.report.drawing import BLUE, FAINT, GREEN, INK, ORANGE, SKY, VERMILION, Drawing, amounts, message, styled
 
@@ -29,8 +30,9 @@ def cost_bars(layers: pd.DataFrame, title: str = "", smoke: bool = False) -> Dra
     note = f"{undefined} of {len(layers)} layers have no defined cost in at least one metric" if undefined else ""
     figure = Drawing(min(14.0, max(6.0, 2.2 + 0.21 * len(layers))), 5.6, title, smoke, note)
     for axes, (unit, bars) in zip(figure.subplots(2, 1, sharex=True), _PANELS.items(), strict=True):
-        named = values[list(bars)].rename(columns={name: f"{label}: {_total(values[name])}" for name, (label, _) in bars.items()})
-        named.plot.bar(ax=axes, color=[colour for _, colour in bars.values()], width=0.8, legend=False)
+        totals = [f"{label}: {EngFormatter(places=2)(values[name].sum())}" for name, (label, _) in bars.items()]
+        colours = [colour for _, colour in bars.values()]
+        values[list(bars)].set_axis(totals, axis=1).plot.bar(ax=axes, color=colours, width=0.8, legend=False)
         axes.set_ylabel(unit)
         amounts(axes.yaxis)
         axes.grid(axis="x", visible=False)
@@ -38,10 +40,6 @@ def cost_bars(layers: pd.DataFrame, title: str = "", smoke: bool = False) -> Dra
     axes.tick_params(axis="x", labelsize=7 if len(layers) <= 40 else 6)
     axes.set_xlabel("")
     return figure
-
-
-def _total(column: pd.Series) -> str:
-    return f"{column.sum():.4g}" if column.sum() < 1e4 else f"{column.sum() / 1e6:,.2f} M"
 
 
 @styled
@@ -61,10 +59,8 @@ def width_plot(widths: list[dict], chosen: int, smoke: bool = False) -> Drawing:
 
 
 def _by_engine(rows: pd.DataFrame):
-    for (kind, structure), style in ENGINES.items():
-        part = rows[(rows.kind == kind) & (rows.structure == structure)]
-        if len(part):
-            yield part, f"{kind} weights, {structure}", *style
+    for engine, part in rows.groupby(["kind", "structure"], sort=False):
+        yield part, "{} weights, {}".format(*engine), *ENGINES[engine]
 
 
 @styled

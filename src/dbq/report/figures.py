@@ -13,8 +13,6 @@ from dbq.report.results import COSTS, SIGNED_DIGITS, Results, read_frame
 from dbq.report.training_figures import training_curves, transfer_curve, weight_histogram
 from dbq.settings import Plan
 
-MOST_PROCESSES = 4
-
 
 def write_figures(plan: Plan, runs_folder, tables_folder, out_folder) -> None:
     """Write all figures of runs/PROFILE to out_folder; what was not run has no figure of its own.
@@ -37,7 +35,7 @@ def write_figures(plan: Plan, runs_folder, tables_folder, out_folder) -> None:
     save(overhead_figures.overhead_bars(overhead_figures.read(overhead, overhead_figures.GPU)), out / "overhead-gpu")
     wanted = [(stage, key) for stage in ("pretrain", "quantize", "engine") for key in results.running(stage)]
     # the figures of a key depend on its own results alone, so that several processes draw them
-    with ProcessPoolExecutor(min(MOST_PROCESSES, os.cpu_count() or 1), multiprocessing.get_context("spawn")) as processes:
+    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), multiprocessing.get_context("spawn")) as processes:
         for done in [processes.submit(_write_figures_of, stage, key, results, out) for stage, key in wanted]:
             done.result()
 

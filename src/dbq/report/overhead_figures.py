@@ -18,11 +18,6 @@ TITLE = "Training overhead: time of a step as a ratio to float"
 GPU = "gpu.csv"  # measured on another machine; the stage keeps it beside its own file
 
 
-def table(runs_folder) -> pd.DataFrame:
-    """What the stage `overhead` left in RUNS/overhead, the rows of a GPU last."""
-    return pd.concat([read(Path(runs_folder) / "overhead", name) for name in ("overhead.csv", GPU)], ignore_index=True)
-
-
 def read(folder, name: str = "overhead.csv") -> pd.DataFrame:
     """FOLDER/NAME; a row that was not measured has NaN and a status that says why. No rows where the stage was not run."""
     folder = Path(folder)
@@ -40,17 +35,15 @@ def overhead_bars(rows: pd.DataFrame, smoke: bool = False) -> Drawing:
     rows = rows[rows.network.isin(run.network)]
     first, memory = run.iloc[0], rows.memory_ratio.map("  memory {:.2f}".format).where(rows.memory_ratio.notna(), "")
     activations = rows.activation_bits.map(lambda bits: "float activations" if bits == 32 else f"{bits:.0f}-bit activations")
-    rows = rows.assign(
-        heading=rows.network, name=rows.method + ", " + activations, text=rows.step_ratio_median.map("{:.2f}".format) + memory
-    )
-    rows = rows.assign(mean=rows.step_ratio_median, low=rows.step_ratio_q1, high=rows.step_ratio_q3, reference=1.0, far=False)
+    mean, low, high = rows.step_ratio_median, rows.step_ratio_q1, rows.step_ratio_q3
+    rows = rows.assign(heading=rows.network, name=rows.method + ", " + activations, method=rows.method.map(method_of))
+    rows = rows.assign(mean=mean, low=low, high=high, text=mean.map("{:.2f}".format) + memory, reference=1.0, far=False)
     threads = f", threads: {first.threads:.0f}" if first.device == "cpu" else ""
-    note = f"{first.device}{threads}, batch {first.batch_size:.0f}, {first.steps:.0f} steps of each"
-    note += f"; whiskers: quartiles; lines: 1.0 and {TARGET}"
-    note += "; memory: ratio of the peaks" if memory.any() else ""
+    note = f"{first.device}{threads}, batch {first.batch_size:.0f}, {first.steps:.0f} steps of each; whiskers: quartiles; "
+    note += f"lines: 1.0 and {TARGET}" + "; memory: ratio of the peaks" * bool(memory.any())
     figure = Drawing(7.5, 1.2 + 0.2 * len(rows) + 0.35 * rows.network.nunique(), TITLE, smoke, note)
     axes = figure.add_subplot()
-    dots(axes, rows.assign(method=rows.method.map(method_of)), 0.2)
+    dots(axes, rows, 0.2)
     axes.axvline(TARGET, color=VERMILION, linewidth=0.9, linestyle="--", zorder=1)
     axes.set_xlabel("step time / float step time")
     return figure

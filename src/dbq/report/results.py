@@ -48,8 +48,8 @@ class Results:
     @property
     def titles(self) -> dict[str, str]:
         """Data set -> its name in figures: a stand-in is named as what it is."""
-        settings = {name: planned.settings for name, planned in self.plan.datasets.items()}
-        return {name: f"{name} (stand-in: {entry.source})" if entry.stand_in else name for name, entry in settings.items()}
+        stand_ins = {name: f" (stand-in: {entry.settings.source})" * entry.settings.stand_in for name, entry in self.plan.datasets.items()}
+        return {name: name + stand_in for name, stand_in in stand_ins.items()}
 
     def declared(self, stage: str) -> dict:
         """Key -> Planned of a stage, in the order of params.yaml."""
@@ -94,15 +94,6 @@ class Results:
             if is_there != (wanted := getattr(settings, name)):
                 raise odd(path, f"{stage}@{key}", f"{name} {is_there}, params.yaml has {wanted}")
         return value
-
-    def main_reading(self, key: str) -> dict:
-        """The costs under the reading that params.yaml chooses, None where the reading doesn't define one."""
-        wanted = self.plan.cost
-        for row in self.read("engine", key)["readings"]:
-            if row["main"] and (row["reading"], row["count_bias"]) == (wanted.reading, wanted.count_bias):
-                return row
-        problem = f"the main reading isn't {wanted.reading} with count_bias {wanted.count_bias}, as params.yaml says"
-        raise odd(self._path("engine", key), f"engine@{key}", problem)
 
     def kept(self, key: str, name: str) -> dict:
         """weights.json or annealing.json of a row; {} where a committed result lacks it, because its weights are not kept."""

@@ -29,7 +29,6 @@ REPLAY = {
 COST_COLUMNS = [*ROW_COLUMNS, "macs", "reading", "count_bias", *COSTS, *SIGNED_DIGITS, *REPLAY, "label"]
 DATASET_COLUMNS = ["key", "source", "label", "md5_identical", "classes", "image_size", "train", "val", "test", "licence"]
 PROVENANCE_COLUMNS = ["key", "seed", "top1", "val_top1", "commit", "device", "torch", "settings", "data", "code", "start"]
-UNITS = {"c_c": "FA", "c_s": "FA", "c_r": "bit", "c_m": "bit"}
 
 
 def write_tables(plan: Plan, runs_folder, out_folder, literature=LITERATURE) -> None:
@@ -37,10 +36,11 @@ def write_tables(plan: Plan, runs_folder, out_folder, literature=LITERATURE) -> 
 
     Raises DbqError, naming the stage to run, when a declared key has no result.
     """
-    out, results = Path(out_folder), Results(plan, runs_folder)
+    out, results = Path(out_folder), Results(plan, Path(runs_folder))
     for table in (accuracy, ablations, cost, cost_readings, datasets):
         write_table(table(results), out / table.__name__)
-    write_table(overhead_figures.table(runs_folder), out / "overhead")
+    overhead = [overhead_figures.read(results.folder / "overhead", name) for name in ("overhead.csv", overhead_figures.GPU)]
+    write_table(pd.concat(overhead, ignore_index=True), out / "overhead")
     write_table(pd.DataFrame(read_csv(literature), dtype=str), out / "literature")
     write_text(out / "per_layer_cost.csv", to_csv(per_layer_cost(results)))
     write_text(out / "provenance.csv", to_csv(provenance(results)))
@@ -83,7 +83,8 @@ def cost(results: Results) -> pd.DataFrame:
     for key in _judged_on(results, "test"):
         line = _line(results, "quantize", key, "engine")
         if line["n"]:
-            replay, counted, main = results.read("engine", key, "engine.json"), results.read("engine", key), results.main_reading(key)
+            replay, counted = results.read("engine", key, "engine.json"), results.read("engine", key)
+            main = next(row for row in counted["readings"] if row["main"])
             line |= {"macs": counted["macs"], **main, **{column: replay[name] for column, name in REPLAY.items()}}
             for row in counted["readings"]:
                 if (row["reading"], row["count_bias"]) == ("signed_digits", main["count_bias"]):
@@ -103,7 +104,7 @@ def cost_readings(results: Results) -> pd.DataFrame:
         names |= dict.fromkeys(readings)
         for metric in COSTS:
             values = {name: reading[metric] for name, reading in readings.items()}
-            lines.append({"key": key, "metric": metric, "unit": UNITS[metric], **values})
+            lines.append({"key": key, "metric": metric, "unit": "FA" if metric in ("c_c", "c_s") else "bit", **values})
     return _frame(lines, ["key", "metric", "unit", *names, "label"])
 
 
@@ -148,9 +149,8 @@ def _line(results: Results, stage: str, key: str, of: str = "") -> dict:
     value = results.training(key)
     seeds = pd.DataFrame(value["seeds"])
     numbers = seeds.reindex(columns=["top1", "val_top1", "zero_rate", "soft_hard_gap"]).astype(float)
-    mean, deviation = numbers.mean(), numbers.std()
-    line |= value | {"n": len(seeds), "device": "; ".join(seeds.device.unique())} | mean.to_dict()
-    return line | {f"{name}_mean": mean[name] for name in mean.index} | {f"{name}_std": deviation[name] for name in mean.index}
+    line |= value | {"n": len(seeds), "device": "; ".join(seeds.device.unique())} | numbers.mean().to_dict()
+    return line | numbers.mean().add_suffix("_mean").to_dict() | numbers.std().add_suffix("_std").to_dict()
 
 
 def _frame(lines: list[dict], columns: list[str]) -> pd.DataFrame:
@@ -165,9 +165,8 @@ def _frame(lines: list[dict], columns: list[str]) -> pd.DataFrame:
 
 def write_table(frame: pd.DataFrame, path_without_suffix) -> None:
     """The same lines as NAME.csv (4 decimals) and NAME.md (2 decimals)."""
-    path = Path(path_without_suffix)
-    write_text(path.with_name(path.name + ".csv"), to_csv(frame))
-    write_text(path.with_name(path.name + ".md"), to_markdown(frame))
+    write_text(f"{path_without_suffix}.csv", to_csv(frame))
+    write_text(f"{path_without_suffix}.md", to_markdown(frame))
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -178,15 +177,16 @@ def to_markdown(frame: pd.DataFrame) -> str:
     """A GitHub table: numbers to the right, 2 decimals, thousands separated, "-" where there is no value."""
     right = [pd.api.types.is_numeric_dtype(frame[column]) and not pd.api.types.is_bool_dtype(frame[column]) for column in frame]
     lines = [list(map(str, frame.columns)), ["---:" if side else "---" for side in right]]
-    lines += [[_cell(value) for value in row] for row in frame.astype(object).itertuples(index=False)]
+    lines += [[cell(value).replace("|", "\\|") for value in row] for row in frame.astype(object).itertuples(index=False)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(value) -> str:
+def cell(value) -> str:
+    """A value of a table as a reader wants it."""
     if value is None or value is pd.NA or value == "" or value != value:
         return "-"
     if isinstance(value, float):
         return f"{value:.2f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return str(value).replace("\n", " ")

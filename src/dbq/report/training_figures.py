@@ -1,11 +1,13 @@
 """One training: its curves, its quantizer through annealing, and where its weights lie."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.ticker import MaxNLocator
 
-from dbq.report.drawing import BLUE, FAINT, GREEN, INK, ORANGE, VERMILION, Drawing, message, styled
+from dbq.report.drawing import BLUE, GREEN, INK, ORANGE, VERMILION, Drawing, message, styled
 
 
 @styled
@@ -17,10 +19,8 @@ def training_curves(history: pd.DataFrame, title: str = "", smoke: bool = False)
     if history.empty:
         return message("No epochs are recorded: the weights are external.", title, smoke)
     history = history.apply(pd.to_numeric)
-    panels = {
-        "training loss": [("train_loss", INK, "train")],
-        "top1 [%]": [("train_top1", ORANGE, "train"), ("val_top1", BLUE, "validation")],
-    }
+    top1 = [("train_top1", ORANGE, "train"), ("val_top1", BLUE, "validation")]
+    panels = {"training loss": [("train_loss", INK, "train")], "top1 [%]": top1}
     note = f"n = {history.seed.nunique()} seed{'s' * (history.seed.nunique() > 1)}"
     if history.soft_hard_gap.notna().any():
         panels["soft-hard gap"] = [("soft_hard_gap", GREEN, "gap")]
@@ -32,14 +32,10 @@ def training_curves(history: pd.DataFrame, title: str = "", smoke: bool = False)
             marker = "o" if len(runs) <= 12 else None
             drawn = axes.plot(runs.index, runs, color=colour, linewidth=1.4, alpha=0.8, marker=marker, markersize=3)
             drawn[0].set_label(label)
-        axes.set_title(name, fontsize=9)
-        axes.set_xlabel("epoch")
+        axes.set(title=name, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.margins(y=0.12)
-        if len(lines) > 1:
-            axes.legend()
-        else:
-            axes.set_ylim(bottom=0)
+        axes.legend()
     return figure
 
 
@@ -51,18 +47,13 @@ def transfer_curve(annealing: dict, title: str = "", smoke: bool = False) -> Dra
     """
     if not annealing:
         return message("This method has no transfer curve to anneal.", title, smoke)
-    note = f"layer {annealing['layer']}, final branch scales; T in units of 1 / (largest level)"
-    figure = Drawing(5.6, 3.9, title, smoke, note)
+    inputs, curves = annealing["inputs"], pd.DataFrame(annealing["curves"])
+    figure = Drawing(5.6, 3.9, title, smoke, f"layer {annealing['layer']}, final branch scales; T in units of 1 / (largest level)")
     axes = figure.add_subplot()
-    axes.plot(annealing["inputs"], annealing["hard"], color=VERMILION, linewidth=2.6, alpha=0.55, label="hard")
-    curves = pd.DataFrame(annealing["curves"])
-    groups = [group for _, group in curves.groupby(curves.temperature.map("{:.4g}".format), sort=False)]
-    for group, shade in zip(groups, colormaps["Blues"](np.linspace(0.35, 0.9, len(groups))), strict=True):
-        first, last = group.epoch.min(), group.epoch.max()
-        span = f"epoch {first}" if first == last else f"epochs {first} to {last}"
-        axes.plot(
-            annealing["inputs"], group.outputs.iloc[0], color=shade, linewidth=1.3, label=f"T = {group.temperature.iloc[0]:.4g} ({span})"
-        )
+    axes.plot(inputs, annealing["hard"], color=VERMILION, linewidth=2.6, alpha=0.55, label="hard")
+    curves = curves[~curves.temperature.map("{:.4g}".format).duplicated()]
+    for curve, shade in zip(curves.itertuples(), colormaps["Blues"](np.linspace(0.35, 0.9, len(curves))), strict=True):
+        axes.plot(inputs, curve.outputs, color=shade, linewidth=1.3, label=f"T = {curve.temperature:.4g} (from epoch {curve.epoch})")
     axes.set(xlabel="pre-scaled weight $g_1 w$", ylabel="quantized weight / $g_2$")
     axes.legend(loc="upper left")
     return figure
@@ -78,8 +69,7 @@ def weight_histogram(weights: dict, title: str = "", smoke: bool = False, shown:
     if not layers:
         return message("Only layers of ternary branches have levels to show.", title, smoke)
     picked = [layers[index] for index in np.linspace(0, len(layers) - 1, min(shown, len(layers))).round().astype(int)]
-    columns = min(3, len(picked))
-    rows = -(-len(picked) // columns)
+    columns, rows = min(3, len(picked)), math.ceil(len(picked) / 3)
     note = f"{len(picked)} of {len(layers)} layers of branches; thick lines: levels, thin dotted lines: thresholds"
     figure = Drawing(max(5.5, 3.1 * columns), 2.2 * rows + 0.6, title, smoke, note)
     for place, layer in enumerate(picked, 1):
@@ -93,6 +83,5 @@ def weight_histogram(weights: dict, title: str = "", smoke: bool = False, shown:
         axes.set_title(f"{layer['name']}, {100 * zero:.0f} % zero", fontsize=8.5)
         axes.grid(visible=False)
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        axes.tick_params(labelsize=7.5, color=FAINT)
         axes.set_xlabel("$g_1 w$" if place > len(picked) - columns else "")
     return figure
