@@ -6,6 +6,7 @@ import numpy as np
 
 from dbq import settings
 from dbq.files import write_csv, write_json
+from dbq.report import overhead_figures
 from dbq.report.results import HISTORY_COLUMNS, LAYER_COLUMNS
 
 READINGS = [("adder_only", False), ("adder_only", True), ("two_bit_multiplier", False), ("signed_digits", False)]
@@ -94,15 +95,11 @@ def runs(folder, planned, top1=None):
         ["resnet20", "brevitas", 0, 4, 8, 128, "", "", "", "", "", "cpu", 2, "2.13.0", "not run: not installed"],
     ]
     for name in ("overhead.csv", "gpu.csv"):
-        write_csv(folder / "overhead" / name, [dict(zip(OVERHEAD, row, strict=True)) for row in rows], OVERHEAD)
+        write_csv(
+            folder / "overhead" / name, [dict(zip(overhead_figures.COLUMNS, row, strict=True)) for row in rows], overhead_figures.COLUMNS
+        )
     write_json(folder / "overhead" / "metrics.json", {"status": "run"})
     return folder
-
-
-OVERHEAD = [
-    "network", "method", "branches", "weight_bits", "activation_bits", "batch_size", "steps", "step_ratio_median", "step_ratio_q1",
-    "step_ratio_q3", "memory_ratio", "device", "threads", "torch", "status",
-]  # fmt: skip
 
 
 def _training(folder, entry, seeds, top1, rng):

@@ -1,6 +1,5 @@
 """Figures: what they show, that they are repeatable, and that nothing covers anything else."""
 
-import io
 import warnings
 from pathlib import Path
 
@@ -11,13 +10,12 @@ import pytest
 import report_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from report_tree import DBQ
 
 from dbq.errors import DbqError
-from dbq.report import comparison_figures, cost_figures, figures, labels, overhead_figures, tables
-from dbq.report.drawing import SMOKE_NOTE, Drawing, styled
-from dbq.report.results import Results
+from dbq.report import comparison_figures, engine_figures, figures, overhead_figures, tables
+from dbq.report.drawing import SMOKE_NOTE
+from dbq.report.results import COMPARISONS, Results
 
 LITERATURE = Path(__file__).parents[2] / tables.LITERATURE
 
@@ -45,7 +43,7 @@ def words(figure):
 def test_every_figure_is_there_in_both_forms_and_says_smoke(drawn):
     names = {f"training_curves-{key}" for key in ("resnet20-cifar10", "resnet20-cifar10-uniform-8", DBQ)}
     names |= {f"{kind}-{DBQ}" for kind in ("transfer_curve", "weight_histogram")}
-    names |= {f"cost_per_layer-{key}" for key in ("resnet20-cifar10-uniform-8", DBQ)} | set(figures.COMPARISONS)
+    names |= {f"cost_per_layer-{key}" for key in ("resnet20-cifar10-uniform-8", DBQ)} | set(COMPARISONS)
     assert {path.name for path in drawn.iterdir()} == {f"{name}.{ending}" for name in names for ending in ("svg", "png")}
     for name in names - {"overhead-gpu"}:  # that one is the same in every profile
         text = (drawn / f"{name}.svg").read_text()
@@ -56,7 +54,7 @@ def test_every_figure_is_there_in_both_forms_and_says_smoke(drawn):
 def test_equal_results_give_equal_bytes_and_no_watermark_unless_asked(results, drawn):
     again = {
         "cost_per_layer": figures.cost_bars(results.layers(DBQ), f"Cost per layer of {DBQ}", True),
-        "transfer_curve": figures.transfer_curve(results.annealing(DBQ), f"Quantizer of {DBQ}", True),
+        "transfer_curve": figures.transfer_curve(results.kept(DBQ, "annealing.json"), f"Quantizer of {DBQ}", True),
     }
     with matplotlib.rc_context({"font.size": 20, "svg.fonttype": "path", "axes.grid": False}):
         for name, figure in again.items():
@@ -65,20 +63,6 @@ def test_equal_results_give_equal_bytes_and_no_watermark_unless_asked(results, d
         assert matplotlib.rcParams["font.size"] == 20  # a notebook's own settings stay
     assert "<dc:date>" not in (drawn / "accuracy.svg").read_text()
     assert "SMOKE" not in words(figures.cost_bars(results.layers(DBQ), "Cost"))
-
-
-def test_a_png_shows_what_matplotlib_draws_in_few_bytes_and_photographs_keep_their_colours(results):
-    chart, photograph = figures.cost_bars(results.layers(DBQ), "Cost"), Drawing(2, 2)
-    axes = photograph.add_subplot()
-    axes.set_axis_off()
-    axes.imshow(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), interpolation="nearest")
-    for figure, mode, tolerance in ((chart, "P", 32), (photograph, "RGB", 0)):
-        content = figure.bytes("png")  # settles the layout
-        saved = io.BytesIO()
-        styled(figure.canvas.print_png)(saved)
-        shown, wanted = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) for png in (content, saved.getvalue()))
-        assert Image.open(io.BytesIO(content)).mode == mode
-        assert shown.shape == wanted.shape and np.abs(shown - wanted).max() <= tolerance
 
 
 def test_a_missing_table_is_an_error(results, tmp_path):
@@ -111,7 +95,7 @@ def test_a_figure_without_data_says_so(figure, text):
 
 
 def test_the_histogram_marks_levels_and_thresholds(results):
-    weights = results.weights(DBQ)
+    weights = results.kept(DBQ, "weights.json")
     axes = figures.weight_histogram(weights, shown=3).axes
     assert [panel.get_title(loc="left").split(",")[0] for panel in axes] == [f"layer1.{index}.conv1" for index in (0, 2, 4)]
     layer = weights["layers"][2]
@@ -124,12 +108,6 @@ def test_bars_are_the_costs_and_an_undefined_cost_is_said(results):
     assert [bar.get_height() for bar in figures.cost_bars(layers).axes[0].containers[0]] == list(layers.c_c)
     layers["c_c"] = [None, *layers.c_c[1:]]
     assert "1 of 5 layers" in words(figures.cost_bars(layers))
-
-
-def test_readings_are_drawn_over_the_main_one():
-    rows = [{"reading": "a", "count_bias": main, "main": main, "c_c": c, "c_s": c / 2} for main, c in ((True, 10), (False, 25))]
-    axes = cost_figures.readings_plot(pd.DataFrame(rows)).axes[0]
-    assert [round(bar.get_width(), 2) for bar in axes.patches] == [1.0, 2.5, 1.0, 2.5]
 
 
 def comparison(count, networks=("resnet20",), n=(1,)):
@@ -182,23 +160,14 @@ def test_the_front_is_what_no_other_point_beats(points):
     assert list(comparison_figures.pareto_front(cost, top1)) == [not beaten(point) for point in points]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_twenty_labels_cover_no_label_and_no_point(seed):
-    rng = np.random.default_rng(seed)
-    points = list(zip(rng.normal(0, 1, 20), rng.normal(0, 1, 20), strict=True))
-
-    @styled
-    def draw():
-        figure = Drawing(8.5, 5.2)
-        axes = figure.add_subplot(xlim=(-3, 3), ylim=(-3, 3))
-        figure.settle()
-        return axes, labels.place(axes, points, [f"mobilenet_v1 dbq-2t-{index}" for index in range(20)])
-
-    axes, boxes = draw()
-    frame = axes.get_window_extent()
+def test_names_in_the_pareto_plot_cover_no_name_and_no_point():
+    (axes,) = figures.pareto(comparison(12, n=(1, 3)), "c_c", {"cifar10": "CIFAR"}).axes
+    points = np.vstack([container.lines[0].get_xydata() for container in axes.containers])
+    frame, boxes = axes.get_window_extent(), [text.get_window_extent() for text in axes.texts]
+    assert len(points) == len(boxes) == 12
     for index, box in enumerate(boxes):
         assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-        assert not any(labels._shared(box, other) for other in boxes[index + 1 :])
+        assert not any(box.overlaps(other) for other in boxes[index + 1 :])
         assert not any(box.contains(*axes.transData.transform(point)) for point in points)
 
 
@@ -214,13 +183,25 @@ def test_short_names_are_unique():
 
 def test_an_ablation_far_below_its_reference_does_not_press_the_others_together():
     rows = [("base", 95.0, np.nan, 0.0), ("better", 95.4, 0.28, 0.4), ("lost", 51.38, np.nan, -43.62)]
-    table = pd.DataFrame(rows, columns=["change", "val_top1_mean", "val_top1_std", "delta_to_base"]).assign(
-        n=1, base="a-b", method="dbq", branches=1
-    )
-    figure = figures.ablation_plot(table)
+    table = pd.DataFrame(rows, columns=["change", "val_top1_mean", "val_top1_std", "delta_to_base"])
+    figure = figures.ablation_plot(table.assign(n=1, base="a-b", method="dbq", branches=1))
     low, high = figure.axes[0].get_xlim()
     assert 94 < low < 95 < 95.4 < high < 97
     assert "51.38, off the axis" in words(figure) and "95.40" in words(figure) and "mean and standard deviation" in words(figure)
+
+
+def test_the_overhead_has_every_measured_ratio_between_its_quartiles(results):
+    axes = figures.overhead_figures.overhead_bars(overhead_figures.read(results.folder / "overhead")).axes[0]
+    bars = {tuple(container.lines[0].get_xdata()): container.lines[2][0].get_segments()[0][:, 0] for container in axes.containers}
+    assert list(bars) == [(1.0,), (1.07,)] and list(bars[(1.07,)]) == pytest.approx([1.05, 1.1])
+    assert {"1.07  memory 1.02", "not run"} <= {text.get_text() for text in axes.texts}
+    assert [label.get_text() for label in axes.get_yticklabels()][1] == "dbq-2t, 8-bit activations"
+
+
+def test_the_width_plot_rings_the_chosen_width():
+    widths = [{"fixed_point_bits": bits, "top1": top1, "top1_graph": 90.0} for bits, top1 in ((6, 80.0), (8, 90.0))]
+    ring = engine_figures.width_plot(widths, 8).axes[0].lines[-1]
+    assert ring.get_xydata().tolist() == [[8, 90]]
 
 
 @pytest.mark.parametrize(("subject", "method"), [("dbq-2t", "dbq"), ("dbq-2t-by-input", "dbq"), ("brevitas-lsq-2", "lsq"), ("twn", "twn")])

@@ -84,9 +84,8 @@ def write_notebook_page(notebook, path, title: str, parameters: dict) -> None:
 
     What a cell's text or output has of HTML besides tables, headings and the like is shown as text and not followed.
     """
-    config = Config()
-    config.TagRemovePreprocessor = {"enabled": True, "remove_cell_tags": ["injected-parameters"]}
-    config.NbConvertBase.display_data_priority = _SHOWN
+    without = {"enabled": True, "remove_cell_tags": ["injected-parameters"]}
+    config = Config({"TagRemovePreprocessor": without, "NbConvertBase": {"display_data_priority": _SHOWN}})
     exporter = HTMLExporter(config=config, template_name="basic", sanitize_html=True, filters={"clean_html": _clean})
     body, _ = exporter.from_notebook_node(notebook)
     lines = {name: pformat(value, width=140, sort_dicts=False) for name, value in parameters.items()}
