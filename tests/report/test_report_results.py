@@ -1,6 +1,8 @@
 """Result files: what is accepted, and what each fault is called."""
 
+import functools
 import json
+import operator
 
 import pytest
 import report_tree
@@ -14,16 +16,6 @@ from dbq.report.results import Results
 def results(tmp_path):
     plan = report_tree.plan()
     return Results(plan, report_tree.runs(tmp_path, plan))
-
-
-def change(path, *place, value):
-    """Set the value at a place in a JSON file."""
-    whole = json.loads(path.read_text())
-    inner = whole
-    for name in place[:-1]:
-        inner = inner[name]
-    inner[place[-1]] = value
-    path.write_text(json.dumps(whole))
 
 
 def test_reads_every_file_of_a_row(results):
@@ -56,10 +48,13 @@ def test_what_is_not_run_has_its_reason(results):
     ],
 )
 def test_metrics_of_another_row_name_the_file_and_the_stage(results, place, value, problem):
-    change(results.folder / "quantize" / DBQ / "metrics.json", *place, value=value)
+    path = results.folder / "quantize" / DBQ / "metrics.json"
+    whole = json.loads(path.read_text())
+    functools.reduce(operator.getitem, place[:-1], whole)[place[-1]] = value
+    path.write_text(json.dumps(whole))
     with pytest.raises(DbqError, match=problem) as caught:
         results.training(DBQ)
-    assert f"quantize/{DBQ}/metrics.json" in str(caught.value) and f"dvc repro --force quantize@{DBQ}" in str(caught.value)
+    assert str(path) in str(caught.value) and f"dvc repro --force quantize@{DBQ}" in str(caught.value)
 
 
 def test_missing_torn_and_foreign_files_are_named(results):
