@@ -81,13 +81,13 @@ def _write_csv(path, rows, columns):
 
 
 def _training(folder, entry, seeds, top1, rng):
-    branches, quantized = getattr(entry, "branches", 0), hasattr(entry, "method")
-    judged = getattr(entry, "judged", "test")
+    branches, quantized, judged = getattr(entry, "branches", 0), hasattr(entry, "method"), getattr(entry, "judged", "test")
+    identity = {"settings": "5" * 64, "data": "d" * 64, "code": "c" * 64, "start": "a" * 64 if quantized else None}
     results = [
         {
             "seed": seed, "top1": value if judged == "test" else None, "val_top1": value - 1, "zero_rate": 0.1 * branches,
             "soft_hard_gap": 0.1 if branches else None, "commit": f"{seed}" * 40, "device": "cpu (1 thread)", "torch": "2.13.0",
-            "identity": {"settings": "5" * 64, "data": "d" * 64, "code": "c" * 64, "start": "a" * 64 if quantized else None},
+            "identity": identity,
         }
         for seed, value in zip(seeds, top1, strict=True)
     ]  # fmt: skip
@@ -97,26 +97,19 @@ def _training(folder, entry, seeds, top1, rng):
         "activation_bits": 8 if quantized else 32, "epochs": entry.training.epochs, "judged": judged, "label": "SMOKE: not evidence",
         "data_source": "digits", "weights_source": None if quantized else "trained here", "seeds": results,
     })  # fmt: skip
-    rows = []
-    for seed in seeds:
-        for epoch in range(1, 5):
-            loss = 2.3 * np.exp(-0.4 * epoch) + rng.uniform(0, 0.1)
-            temperature, gap = (12.0, 0.1 / epoch) if branches else ("", "")
-            rows.append([seed, epoch, 0.02, temperature, loss, 95 - 30 * loss, 93 - 30 * loss, gap])
+    temperature, gap = (12.0, 0.1) if branches else ("", "")
+    epochs = [(seed, epoch, rng.uniform(0.1, 2)) for seed in seeds for epoch in range(1, 5)]
+    rows = [[seed, epoch, 0.02, temperature, loss, 95 - 30 * loss, 93 - 30 * loss, gap] for seed, epoch, loss in epochs]
     _write_csv(folder / "history.csv", rows, HISTORY_COLUMNS)
     if quantized:
-        levels = np.linspace(-1, 1, 3**branches) if branches else np.zeros(1)
-        write_json(folder / "weights.json", {"layers": [_histogram(index, levels, rng) for index in range(5 if branches else 0)]})
-        curves = [{"epoch": i, "temperature": t, "outputs": list(np.linspace(-1, 1, 9))} for i, t in enumerate((5.0, 20.0, 80.0))]
-        annealing = {"layer": "layer1.0.conv1", "inputs": list(np.linspace(-1, 1, 9)), "curves": curves, "hard": [-1.0] * 4 + [1.0] * 5}
+        levels = np.linspace(-1, 1, 3**branches)
+        layer = {"edges": [-2, 0, 2], "counts": [5, 7], "levels": levels.tolist(), "thresholds": (levels[1:] - 0.1).tolist()}
+        layer["level_counts"] = rng.integers(1, 100, len(levels)).tolist()
+        layers = [layer | {"name": f"layer1.{index}.conv1"} for index in range(5)]
+        write_json(folder / "weights.json", {"layers": layers if branches else []})
+        curves = [{"epoch": i, "temperature": t, "outputs": [-1, 0, 1]} for i, t in enumerate((5.0, 20.0, 80.0))]
+        annealing = {"layer": "layer1.0.conv1", "inputs": [-1, 0, 1], "curves": curves, "hard": [-1, 1, 1]}
         write_json(folder / "annealing.json", annealing if branches else {})
-
-
-def _histogram(index, levels, rng):
-    counts, edges = np.histogram(rng.normal(0, 0.35, 400), 20)
-    lists = {"edges": edges, "counts": counts, "levels": levels, "thresholds": (levels[1:] + levels[:-1]) / 2}
-    lists["level_counts"] = rng.integers(1, 100, len(levels))
-    return {"name": f"layer1.{index}.conv1", **{name: values.tolist() for name, values in lists.items()}}
 
 
 def _engine(folder, key, rng):

@@ -59,9 +59,7 @@ class Drawing(Figure):
         FigureCanvasAgg(self)
         if title:
             self.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        foot = "\n".join(line for line in (note, SMOKE_NOTE if smoke else "") if line)
-        if foot:
-            self.supxlabel(foot, x=0.01, ha="left", fontsize=7.5, color="#5a5a5a")
+        self.supxlabel("\n".join(filter(None, [note, SMOKE_NOTE * smoke])), x=0.01, ha="left", fontsize=7.5, color="#5a5a5a")
         if smoke:
             size = min(width, 1.6 * height) * 12
             self.text(0.5, 0.5, "SMOKE", fontsize=size, rotation=30, ha="center", va="center", color="#000000", alpha=0.07, zorder=10)

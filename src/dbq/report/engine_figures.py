@@ -31,8 +31,7 @@ def cost_bars(layers: pd.DataFrame, title: str = "", smoke: bool = False) -> Dra
     figure = Drawing(min(14.0, max(6.0, 2.2 + 0.21 * len(layers))), 5.6, title, smoke, note)
     for axes, (unit, bars) in zip(figure.subplots(2, 1, sharex=True), _PANELS.items(), strict=True):
         totals = [f"{label}: {EngFormatter(places=2)(values[name].sum())}" for name, (label, _) in bars.items()]
-        colours = [colour for _, colour in bars.values()]
-        values[list(bars)].set_axis(totals, axis=1).plot.bar(ax=axes, color=colours, width=0.8, legend=False)
+        values[list(bars)].set_axis(totals, axis=1).plot.bar(ax=axes, color=[colour for _, colour in bars.values()], width=0.8)
         axes.set_ylabel(unit)
         amounts(axes.yaxis)
         axes.grid(axis="x", visible=False)

@@ -48,8 +48,8 @@ class Results:
     @property
     def titles(self) -> dict[str, str]:
         """Data set -> its name in figures: a stand-in is named as what it is."""
-        stand_ins = {name: f" (stand-in: {entry.settings.source})" * entry.settings.stand_in for name, entry in self.plan.datasets.items()}
-        return {name: name + stand_in for name, stand_in in stand_ins.items()}
+        sets = {name: planned.settings for name, planned in self.plan.datasets.items()}
+        return {name: name + f" (stand-in: {entry.source})" * entry.stand_in for name, entry in sets.items()}
 
     def declared(self, stage: str) -> dict:
         """Key -> Planned of a stage, in the order of params.yaml."""
