@@ -73,16 +73,13 @@ def test_a_figure_without_data_says_so():
     assert "No ablation" in words(figures.ablation_plot(pd.DataFrame({"n": [0]})))
 
 
-def test_the_histogram_marks_levels_and_thresholds(results):
+def test_the_histogram_marks_levels_and_thresholds_and_bars_are_costs(results):
     weights = results.kept(DBQ, "weights.json")
     axes = figures.weight_histogram(weights, shown=3).axes
     assert [panel.get_title(loc="left").split(",")[0] for panel in axes] == [f"layer1.{index}.conv1" for index in (0, 2, 4)]
     layer = weights["layers"][2]
     assert [line.get_xdata()[0] for line in axes[1].lines] == layer["levels"] + layer["thresholds"]
     assert f"{100 * layer['level_counts'][4] / sum(layer['level_counts']):.0f} % zero" in axes[1].get_title(loc="left")
-
-
-def test_bars_are_the_costs_and_an_undefined_cost_is_said(results):
     layers = results.layers(DBQ)
     assert [bar.get_height() for bar in figures.cost_bars(layers).axes[0].containers[0]] == list(layers.c_c)
     layers["c_c"] = [None, *layers.c_c[1:]]
@@ -164,8 +161,5 @@ def test_the_overhead_has_every_measured_ratio_between_its_quartiles(results):
     bars = {container.lines[0].get_xdata()[0]: container.lines[2][0].get_segments()[0][:, 0] for container in axes.containers}
     assert list(bars) == [1.0, 1.07] and list(bars[1.07]) == pytest.approx([1.05, 1.1])
     assert {"1.07  memory 1.02", "not run"} <= {text.get_text() for text in axes.texts}
-
-
-def test_a_subject_of_the_overhead_has_its_method():
     subjects = {"dbq-2t": "dbq", "dbq-2t-by-input": "dbq", "brevitas-lsq-2": "lsq", "twn": "twn"}
     assert {subject: overhead_figures.method_of(subject) for subject in subjects} == subjects

@@ -1,12 +1,12 @@
 """Pages: what is copied and linked, what stops a publication, and that a page shows what it is given and runs none of it."""
 
-import html.parser
 import json
 
-import nbformat
 import pandas as pd
 import pytest
 import report_tree
+from bs4 import BeautifulSoup
+from nbformat import v4
 from report_tree import DBQ, NOT_RUN, REASON
 
 from dbq.errors import DbqError
@@ -18,21 +18,17 @@ from dbq.report.tables import LITERATURE, write_tables
 EVIL = """<script>alert("1")</script> "x' onload='2' <img src=//x onerror=3> [a](javascript:4) [b](javascript:alert(5))"""
 
 
-class Page(html.parser.HTMLParser):
+class Page:
     """The tags, the addresses and the text of a page."""
 
     def __init__(self, text):
-        super().__init__()
-        self.tags, self.links, self.attributes, self.text = set(), [], set(), ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attributes}
-        self.links += [value for name, value in attributes if name in ("href", "src")]
-
-    def handle_data(self, data):
-        self.text += data
+        found = BeautifulSoup(text, "html.parser").find_all()
+        self.text, self.tags, self.attributes = (
+            found[0].get_text(),
+            {tag.name for tag in found},
+            {name for tag in found for name in tag.attrs},
+        )
+        self.links = [tag[name] for tag in found for name in ("href", "src") if name in tag.attrs]
 
     def runs_nothing(self):
         followed = any(link.strip().lower().startswith("javascript") for link in self.links)
@@ -44,11 +40,9 @@ def published(tmp_path, request):
     """(plan, runs, results) with a report of every entry; to publish again: index.publish(*published)."""
     plan, runs, out = report_tree.plan(), tmp_path / "runs", tmp_path / "results"
     report_tree.runs(runs, plan)
-    for path in runs.glob("quantize/*/metrics.json"):
-        value = json.loads(path.read_text())
-        path.write_text(json.dumps({**value, "label": EVIL, "data_source": EVIL}))
-    manifest = runs / "prepare" / "vww" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "source": EVIL}))
+    for path in [*runs.glob("quantize/*/metrics.json"), runs / "prepare" / "vww" / "manifest.json"]:
+        change = {"source": EVIL} if path.name == "manifest.json" else {"label": EVIL, "data_source": EVIL}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     (runs / "quantize" / DBQ / "model.pt").write_text("weights")
     for name in [f"{stage}-{key}" for stage in index.STAGES for key in Results(plan, runs).running(stage)] + list(index.SINGLE):
         for ending in ("html", "ipynb"):
@@ -121,14 +115,14 @@ def test_the_page_of_a_notebook_shows_its_outputs_and_runs_nothing(tmp_path):
         {"image/png": "iVBORw0KGgo=", "text/plain": "figure"},
         {"application/javascript": "alert(1)", "text/plain": "hidden"},
     ]
-    outputs = [nbformat.v4.new_output("display_data", data=entry) for entry in data]
-    outputs.append(nbformat.v4.new_output("stream", text=EVIL))
-    parameters = nbformat.v4.new_code_cell("key = 1", metadata={"tags": ["injected-parameters"]})
-    cells = [nbformat.v4.new_markdown_cell("# Title\n\n| a | b |\n|---|---|\n| 1 | 2 |"), parameters]
-    cells.append(nbformat.v4.new_code_cell("print('shown')", outputs=outputs))
-    path = tmp_path / "report.html"
-    pages.write_notebook_page(nbformat.v4.new_notebook(cells=cells), path, EVIL, {"key": EVIL})
-    text = path.read_text()
+    outputs = [v4.new_output("display_data", data=entry) for entry in data] + [v4.new_output("stream", text=EVIL)]
+    cells = [
+        v4.new_markdown_cell("# Title\n\n| a | b |\n|---|---|\n| 1 | 2 |"),
+        v4.new_code_cell("key = 1", metadata={"tags": ["injected-parameters"]}),
+        v4.new_code_cell("print('shown')", outputs=outputs),
+    ]
+    pages.write_notebook_page(v4.new_notebook(cells=cells), tmp_path / "report.html", EVIL, {"key": EVIL})
+    text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert page.runs_nothing() and "alert(1)" not in text
     assert {"h1", "table", "details", "img", "strong", "th"} <= page.tags and "style scoped" not in text
