@@ -15,17 +15,13 @@ from dbq.report import tables
 from dbq.report.results import Results
 
 LITERATURE = Path(__file__).parents[2] / tables.LITERATURE
+PLAN = report_tree.plan()
 TOP1 = {"resnet20-cifar10": [91.73], DBQ: [90.0, 91.0, 92.5], "mobilenet_v1-vww-dbq-1t": [85.0], "2t": [90.0], "2t-temp-6": [91.0, 92.0]}
 
 
 @pytest.fixture
-def plan():
-    return report_tree.plan()
-
-
-@pytest.fixture
-def written(tmp_path, plan):
-    tables.write_tables(plan, report_tree.runs(tmp_path / "runs", plan, TOP1), tmp_path / "tables", LITERATURE)
+def written(tmp_path):
+    tables.write_tables(PLAN, report_tree.runs(tmp_path / "runs", PLAN, TOP1), tmp_path / "tables", LITERATURE)
     return tmp_path / "tables"
 
 
@@ -34,9 +30,9 @@ def rows_of(path):
         return {row["key"]: row for row in csv.DictReader(file)}
 
 
-def test_accuracy_has_the_starts_and_the_rows_judged_on_test_in_the_declared_order(written, plan):
+def test_accuracy_has_the_starts_and_the_rows_judged_on_test_in_the_declared_order(written):
     rows = rows_of(written / "accuracy.csv")
-    assert list(rows) == [*plan.starts, *(key for key in plan.rows if not key.startswith("2t"))]
+    assert list(rows) == [*PLAN.starts, *(key for key in PLAN.rows if not key.startswith("2t"))]
     wanted = {"method": "dbq", "n": "3", "branches": "2", "weight_bits": "4", "epochs": "4", "device": "cpu (1 thread)"}
     # 273.5 / 3, the root of 19/12, 273.5 / 3 - 91.73 and 273.5 / 3 - 1
     wanted |= {"top1_mean": "91.1667", "top1_std": "1.2583", "delta_to_float": "-0.5633", "val_top1_mean": "90.1667", "zero_rate": "0.2000"}
@@ -86,17 +82,17 @@ def test_provenance_has_a_line_for_each_seed(written, tmp_path):
     assert len(lines) == 11
 
 
-def test_literature_is_a_copy_that_no_table_of_ours_holds_and_equal_results_give_equal_bytes(written, tmp_path, plan):
+def test_literature_is_a_copy_that_no_table_of_ours_holds_and_equal_results_give_equal_bytes(written, tmp_path):
     assert not any("SIBLING" in path.read_text() for path in written.iterdir() if path.stem != "literature")
     assert (written / "literature.csv").read_text() == LITERATURE.read_text()
-    tables.write_tables(plan, tmp_path / "runs", tmp_path / "again", LITERATURE)
+    tables.write_tables(PLAN, tmp_path / "runs", tmp_path / "again", LITERATURE)
     files = sorted(path.name for path in written.iterdir())
     assert len(files) == 16
     assert all((written / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in files)
 
 
-def test_tables_follow_the_plan_and_not_the_folders(tmp_path, plan):
-    results = Results(plan, report_tree.runs(tmp_path, plan))
+def test_tables_follow_the_plan_and_not_the_folders(tmp_path):
+    results = Results(PLAN, report_tree.runs(tmp_path, PLAN))
     (tmp_path / "quantize" / "undeclared").mkdir()
     for path in tmp_path.glob("pretrain/*/metrics.json"):
         path.write_text('{"status": "not run", "reason": "none"}')
