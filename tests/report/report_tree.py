@@ -6,54 +6,35 @@ import numpy as np
 
 from dbq import settings
 from dbq.files import write_csv, write_json
-from dbq.report.results import HISTORY_COLUMNS, LAYER_COLUMNS
+from dbq.report import overhead_figures
+from dbq.report.results import COSTS, HISTORY_COLUMNS, LAYER_COLUMNS
 
 READINGS = [("adder_only", False), ("adder_only", True), ("two_bit_multiplier", False), ("signed_digits", False)]
 DBQ = "resnet20-cifar10-dbq-2t"
 NOT_RUN = "resnet20-cifar10-dbq-3t"
 REASON = "profiles.smoke.rows gives it no seed"
-SOURCE = {
-    "form": "32x32", "validation": 200, "classes": 10, "split_seed": 0, "augment": {"pad": 0, "flip": False}, "normalise": "measured",
-}  # fmt: skip
-BASE = {
-    "epochs": 4, "batch_size": 64, "learning_rate": 0.1, "schedule": "cosine", "milestones": [], "warmup_epochs": 0, "momentum": 0.9,
-    "nesterov": True, "weight_decay": 5.0e-4, "label_smoothing": 0.0, "scale_learning_rate": 1.0, "bn_batches": 8, "frozen_bn_epochs": 0,
-    "distillation": 0.0, "distillation_temperature": 4.0, "precision": "fp32", "kernels": "eager", "threads": 1, "deterministic": True,
-}  # fmt: skip
-TWO = {
-    "method": "dbq", "branches": 2, "forward": "hard", "temperature": 12.0, "scales": "layer", "gradient_scale": "lsq",
-    "initial": "least_squares",
-}  # fmt: skip
-COUNTS = ("checked_images", "width_images", "batch_size")
-PARAMS = {
+BASE = settings.read("tests/params.yaml")
+DIGITS = {"source": "digits", "classes": 10, "split_seed": 0}
+PARAMS = BASE | {
     "profile": "smoke",
-    "datasets": ["cifar10", "vww"],
     "profiles": {
         "smoke": {
-            "datasets": {name: {"source": "digits"} for name in ("cifar10", "vww")},
-            "schedules": {},
+            "datasets": {"cifar10": DIGITS, "vww": DIGITS},
+            "schedules": {"base": {"epochs": 4}},
             "rows": {DBQ: 3, NOT_RUN: 0, "2t-temp-6": 2, "*": 1},
         },
         "none": {"extends": "smoke", "rows": {"*": 0}},
-        "real": {"extends": "smoke", "datasets": {"cifar10": {"source": "cifar10"}}},
+        "real": {"extends": "smoke", "datasets": {"cifar10": DIGITS | {"source": "visual_wake_words"}}},
     },
-    "sources": {"digits": SOURCE | {"stand_in": True}, "cifar10": SOURCE | {"stand_in": False}},
     "starts": {
         "resnet20-cifar10": {"network": "resnet20", "dataset": "cifar10"},
         "held-out": {"network": "resnet20", "dataset": "cifar10", "seed": 1},
         "mobilenet_v1-vww": {"network": "mobilenet_v1", "dataset": "vww"},
     },
-    "external_weights": {},
-    "schedules": {"float": BASE, "finetune": {"extends": "float", "learning_rate": 0.02}},
-    "quantizers": {
-        "dbq-2t": TWO,
-        "dbq-1t": {"extends": "dbq-2t", "branches": 1},
+    "quantizers": BASE["quantizers"] | {
         "dbq-3t": {"extends": "dbq-2t", "branches": 3},
-        "uniform-8": {"method": "uniform", "bits": 8},
+        "uniform-8": {"method": "uniform", "policy": "standard", "bits": 8},
     },
-    "policies": {"standard": {"first": 8, "depthwise": 8, "classifier": 8, "other": "method"}},
-    "activations": {"clip": "batch_norm", "k": 4.0, "gradient": "output"},
-    "defaults": {"schedule": "finetune", "activation_bits": 8, "judged": "test"},
     "rows": {
         "resnet20-cifar10-uniform-8": {"start": "resnet20-cifar10"},
         DBQ: {"start": "resnet20-cifar10"},
@@ -62,11 +43,7 @@ PARAMS = {
         "2t": {"start": "held-out", "quantizer": "dbq-2t", "judged": "validation"},
         "2t-temp-6": {"extends": "2t", "start": "held-out", "quantizer": {"temperature": 6.0}, "schedule": {"learning_rate": 0.05}},
     },
-    "cost": {"reading": "adder_only", "count_bias": False, "scale_bits": 8},
-    "engine": {"fixed_point_bits": 30, "accumulator_bits": 32, "top1_bound": 0.05} | dict.fromkeys(COUNTS, 10),
-    "overhead": {"networks": ["resnet20"], "methods": "all", "batch_size": 16, "steps": 2, "memory": False},
-    "hardware": {"measure": False},
-}
+}  # fmt: skip
 
 
 def plan(profile="smoke", **sections):
@@ -94,25 +71,23 @@ def runs(folder, planned, top1=None):
         ["resnet20", "brevitas", 0, 4, 8, 128, "", "", "", "", "", "cpu", 2, "2.13.0", "not run: not installed"],
     ]
     for name in ("overhead.csv", "gpu.csv"):
-        write_csv(folder / "overhead" / name, [dict(zip(OVERHEAD, row, strict=True)) for row in rows], OVERHEAD)
+        _write_csv(folder / "overhead" / name, rows, overhead_figures.COLUMNS)
     write_json(folder / "overhead" / "metrics.json", {"status": "run"})
     return folder
 
 
-OVERHEAD = [
-    "network", "method", "branches", "weight_bits", "activation_bits", "batch_size", "steps", "step_ratio_median", "step_ratio_q1",
-    "step_ratio_q3", "memory_ratio", "device", "threads", "torch", "status",
-]  # fmt: skip
+def _write_csv(path, rows, columns):
+    write_csv(path, [dict(zip(columns, row, strict=True)) for row in rows], columns)
 
 
 def _training(folder, entry, seeds, top1, rng):
-    branches, quantized = getattr(entry, "branches", 0), hasattr(entry, "method")
-    judged = getattr(entry, "judged", "test")
+    branches, quantized, judged = getattr(entry, "branches", 0), hasattr(entry, "method"), getattr(entry, "judged", "test")
+    identity = {"settings": "5" * 64, "data": "d" * 64, "code": "c" * 64, "start": "a" * 64 if quantized else None}
     results = [
         {
             "seed": seed, "top1": value if judged == "test" else None, "val_top1": value - 1, "zero_rate": 0.1 * branches,
             "soft_hard_gap": 0.1 if branches else None, "commit": f"{seed}" * 40, "device": "cpu (1 thread)", "torch": "2.13.0",
-            "identity": {"settings": "5" * 64, "data": "d" * 64, "code": "c" * 64, "start": "a" * 64 if quantized else None},
+            "identity": identity,
         }
         for seed, value in zip(seeds, top1, strict=True)
     ]  # fmt: skip
@@ -122,41 +97,32 @@ def _training(folder, entry, seeds, top1, rng):
         "activation_bits": 8 if quantized else 32, "epochs": entry.training.epochs, "judged": judged, "label": "SMOKE: not evidence",
         "data_source": "digits", "weights_source": None if quantized else "trained here", "seeds": results,
     })  # fmt: skip
-    rows = []
-    for seed in seeds:
-        for epoch in range(1, 5):
-            loss = 2.3 * np.exp(-0.4 * epoch) + rng.uniform(0, 0.1)
-            row = [seed, epoch, 0.02, 12.0 if branches else "", loss, 95 - 30 * loss, 93 - 30 * loss, 0.1 / epoch if branches else ""]
-            rows.append(dict(zip(HISTORY_COLUMNS, row, strict=True)))
-    write_csv(folder / "history.csv", rows, HISTORY_COLUMNS)
+    temperature, gap = (12.0, 0.1) if branches else ("", "")
+    epochs = [(seed, epoch, rng.uniform(0.1, 2)) for seed in seeds for epoch in range(1, 5)]
+    rows = [[seed, epoch, 0.02, temperature, loss, 95 - 30 * loss, 93 - 30 * loss, gap] for seed, epoch, loss in epochs]
+    _write_csv(folder / "history.csv", rows, HISTORY_COLUMNS)
     if quantized:
-        levels = np.linspace(-1, 1, 3**branches) if branches else np.zeros(1)
-        write_json(folder / "weights.json", {"layers": [_histogram(index, levels, rng) for index in range(5 if branches else 0)]})
-        curves = [{"epoch": i, "temperature": t, "outputs": list(np.linspace(-1, 1, 9))} for i, t in enumerate((5.0, 20.0, 80.0))]
-        annealing = {"layer": "layer1.0.conv1", "inputs": list(np.linspace(-1, 1, 9)), "curves": curves, "hard": [-1.0] * 4 + [1.0] * 5}
+        levels = np.linspace(-1, 1, 3**branches)
+        layer = {"edges": [-2, 0, 2], "counts": [5, 7], "levels": levels.tolist(), "thresholds": (levels[1:] - 0.1).tolist()}
+        layer["level_counts"] = rng.integers(1, 100, len(levels)).tolist()
+        layers = [layer | {"name": f"layer1.{index}.conv1"} for index in range(5)]
+        write_json(folder / "weights.json", {"layers": layers if branches else []})
+        curves = [{"epoch": i, "temperature": t, "outputs": [-1, 0, 1]} for i, t in enumerate((5.0, 20.0, 80.0))]
+        annealing = {"layer": "layer1.0.conv1", "inputs": [-1, 0, 1], "curves": curves, "hard": [-1, 1, 1]}
         write_json(folder / "annealing.json", annealing if branches else {})
-
-
-def _histogram(index, levels, rng):
-    counts, edges = np.histogram(rng.normal(0, 0.35, 400), 20)
-    thresholds = ((levels[1:] + levels[:-1]) / 2).tolist()
-    per_level = rng.integers(1, 100, len(levels)).tolist()
-    lists = {"edges": edges.tolist(), "counts": counts.tolist(), "levels": levels.tolist()}
-    return {"name": f"layer1.{index}.conv1", **lists, "thresholds": thresholds, "level_counts": per_level}
 
 
 def _engine(folder, key, rng):
     rows = []
     for index in range(5):
         size, kind = int(rng.uniform(1e6, 2e7)), ("first", "depthwise", "other")[index % 3]
-        sizes = [size // part for part in (1, 2, 9, 30, 80, 40)]
-        rows.append(dict(zip(LAYER_COLUMNS, [f"layer1.{index}.conv1", kind, *sizes], strict=True)))
-    write_csv(folder / "layers.csv", rows, LAYER_COLUMNS)
+        rows.append([f"layer1.{index}.conv1", kind, *(size // part for part in (1, 2, 9, 30, 80, 40))])
+    _write_csv(folder / "layers.csv", rows, LAYER_COLUMNS)
     write_json(folder / "engine.json", {
         "images": 397, "top1_engine": 90.0, "disagreeing": 1, "disagreeing_float64": 0, "unexplained": 0, "smallest_width": 8,
     })  # fmt: skip
     readings = []
     for number, (reading, bias) in enumerate(READINGS):
-        totals = {name: sum(row[name] for row in rows) + number for name in ("c_c", "c_s", "c_r", "c_m")}
+        totals = {name: sum(row[2 + place] for row in rows) + number for place, name in enumerate(COSTS)}
         readings.append({"reading": reading, "count_bias": bias, "main": number == 0, **totals})
     write_json(folder / "cost.json", {"status": "run", "key": key, "readings": readings, "macs": 40_000_000})

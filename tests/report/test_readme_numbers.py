@@ -10,10 +10,7 @@ from dbq.files import read_csv
 ROOT = Path(__file__).parents[2]
 TABLES = ROOT / "results" / "small" / "tables"
 # what a column's heading says -> the column of the CSV file
-COLUMNS = {
-    "epochs": "epochs", "n": "n", "zero": "zero_rate", "c_c": "c_c", "c_s": "c_s", "c_r": "c_r", "c_m": "c_m", "validation": "val_top1",
-    "top1": "top1",
-}  # fmt: skip
+COLUMNS = {"zero": "zero_rate", "validation": "val_top1"} | {name: name for name in ("epochs", "n", "c_c", "c_s", "c_r", "c_m", "top1")}
 NUMBER = re.compile(r"[-+]?[\d,]+(\.\d+)? ?[kMG]?( ± \d+\.\d+)?")
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
 

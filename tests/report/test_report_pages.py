@@ -1,16 +1,16 @@
 """Pages: what is copied and linked, what stops a publication, and that a page shows what it is given and runs none of it."""
 
-import csv
-import html.parser
 import json
 
-import nbformat
 import pandas as pd
 import pytest
 import report_tree
+from bs4 import BeautifulSoup
+from nbformat import v4
 from report_tree import DBQ, NOT_RUN, REASON
 
 from dbq.errors import DbqError
+from dbq.files import write_text
 from dbq.report import index, pages
 from dbq.report.results import Results
 from dbq.report.tables import LITERATURE, write_tables
@@ -18,25 +18,21 @@ from dbq.report.tables import LITERATURE, write_tables
 EVIL = """<script>alert("1")</script> "x' onload='2' <img src=//x onerror=3> [a](javascript:4) [b](javascript:alert(5))"""
 
 
-class Page(html.parser.HTMLParser):
+class Page:
     """The tags, the addresses and the text of a page."""
 
     def __init__(self, text):
-        super().__init__()
-        self.tags, self.links, self.attributes, self.text = set(), [], set(), ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attributes}
-        self.links += [value for name, value in attributes if name in ("href", "src")]
-
-    def handle_data(self, data):
-        self.text += data
+        found = BeautifulSoup(text, "html.parser").find_all()
+        self.text, self.tags, self.attributes = (
+            found[0].get_text(),
+            {tag.name for tag in found},
+            {name for tag in found for name in tag.attrs},
+        )
+        self.links = [tag[name] for tag in found for name in ("href", "src") if name in tag.attrs]
 
     def runs_nothing(self):
-        events = [name for name in self.attributes if name.startswith("on")]
-        return "script" not in self.tags and not events and not any(link.strip().lower().startswith("javascript") for link in self.links)
+        followed = any(link.strip().lower().startswith("javascript") for link in self.links)
+        return "script" not in self.tags and not followed and not any(name.startswith("on") for name in self.attributes)
 
 
 @pytest.fixture
@@ -44,21 +40,16 @@ def published(tmp_path, request):
     """(plan, runs, results) with a report of every entry; to publish again: index.publish(*published)."""
     plan, runs, out = report_tree.plan(), tmp_path / "runs", tmp_path / "results"
     report_tree.runs(runs, plan)
-    for path in runs.glob("quantize/*/metrics.json"):
-        value = json.loads(path.read_text())
-        path.write_text(json.dumps({**value, "label": EVIL, "data_source": EVIL}))
-    manifest = runs / "prepare" / "vww" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "source": EVIL}))
+    for path in [*runs.glob("quantize/*/metrics.json"), runs / "prepare" / "vww" / "manifest.json"]:
+        change = {"source": EVIL} if path.name == "manifest.json" else {"label": EVIL, "data_source": EVIL}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     (runs / "quantize" / DBQ / "model.pt").write_text("weights")
-    results = Results(plan, runs)
-    for name in [f"{stage}-{key}" for stage in index.STAGES for key in results.running(stage)] + list(index.SINGLE):
+    for name in [f"{stage}-{key}" for stage in index.STAGES for key in Results(plan, runs).running(stage)] + list(index.SINGLE):
         for ending in ("html", "ipynb"):
-            (runs / "reports" / name).mkdir(parents=True, exist_ok=True)
-            (runs / "reports" / name / f"report.{ending}").write_text(name)
+            write_text(runs / "reports" / name / f"report.{ending}", name)
     write_tables(plan, runs, out / "tables", request.config.rootpath / LITERATURE)
-    (out / "figures").mkdir()
     for name in ("accuracy", f"training_curves-{DBQ}", "training_curves-2t-temp-6"):
-        (out / "figures" / f"{name}.svg").write_text("<svg/>")
+        write_text(out / "figures" / f"{name}.svg", "<svg/>")
     index.publish(plan, runs, out)
     return plan, runs, out
 
@@ -67,32 +58,25 @@ def index_of(out):
     return Page((out / "reports" / "index.html").read_text())
 
 
-def test_every_link_of_the_index_leads_to_a_file(published):
+def test_the_index_links_files_and_shows_numbers_smoke_and_what_was_not_run(published):
     out = published[2]
-    links = index_of(out).links
-    assert {f"quantize-{DBQ}.html", f"engine-{DBQ}.html", "tables.html", f"../figures/training_curves-{DBQ}.svg"} <= set(links)
-    assert all((out / "reports" / link).is_file() for link in links)
-    assert links.count("../figures/training_curves-2t-temp-6.svg") == 1  # of 2t-temp-6, not of 2t
+    page = index_of(out)
+    assert {f"quantize-{DBQ}.html", f"engine-{DBQ}.html", "tables.html", f"../figures/training_curves-{DBQ}.svg"} <= set(page.links)
+    assert all((out / "reports" / link).is_file() for link in page.links)
+    assert page.links.count("../figures/training_curves-2t-temp-6.svg") == 1  # of 2t-temp-6, not of 2t
     assert (out / "reports" / f"engine-{DBQ}.ipynb").read_text() == f"engine-{DBQ}"
-
-
-def test_the_index_shows_numbers_smoke_and_what_was_not_run(published):
-    text = index_of(published[2]).text
-    with open(published[2] / "tables" / "cost.csv", newline="") as file:
-        (row,) = [row for row in csv.DictReader(file) if row["key"] == DBQ]
-    assert f"{int(row['c_s']):,}" in text and "90.00" in text
-    assert "SMOKE: all images" in text and f"not run: {REASON}" in text
-    assert not list((published[2] / "reports").glob(f"*{NOT_RUN}*"))
+    c_s = pd.read_csv(out / "tables" / "cost.csv", index_col="key").c_s[DBQ]
+    assert all(text in page.text for text in (f"{int(c_s):,}", "90.00", "SMOKE: all images", f"not run: {REASON}"))
+    assert not list((out / "reports").glob(f"*{NOT_RUN}*"))
 
 
 def test_the_index_runs_nothing_of_what_it_shows(published):
     page = index_of(published[2])
-    assert page.text.count(EVIL) == 6 and page.runs_nothing()  # 5 labels of rows, 1 source of a data set
-    again = pages.index_page(
-        title=EVIL, smoke=False, reports={f"quantize-{EVIL}"}, singles=[("a", EVIL, EVIL)], datasets=[], comparisons=[EVIL],
-        networks={EVIL: [{"key": EVIL, "label": "x"}]}, ablations=[], figures={EVIL: [EVIL]},
-    )  # fmt: skip
-    page = Page(again)
+    assert page.text.count(EVIL) == 9 and page.runs_nothing()  # labels in three tables, the source of a data set
+    page = Page(pages.index_page(
+        title=EVIL, smoke=False, singles=[("a", EVIL, EVIL)], comparisons=[EVIL], links={EVIL: [(EVIL, EVIL)]},
+        tables={EVIL: pd.DataFrame({EVIL: [EVIL]})},
+    ))  # fmt: skip
     assert page.runs_nothing() and "SMOKE" not in page.text
 
 
@@ -131,14 +115,14 @@ def test_the_page_of_a_notebook_shows_its_outputs_and_runs_nothing(tmp_path):
         {"image/png": "iVBORw0KGgo=", "text/plain": "figure"},
         {"application/javascript": "alert(1)", "text/plain": "hidden"},
     ]
-    outputs = [nbformat.v4.new_output("display_data", data=entry) for entry in data]
-    outputs.append(nbformat.v4.new_output("stream", text=EVIL))
-    parameters = nbformat.v4.new_code_cell("key = 1", metadata={"tags": ["injected-parameters"]})
-    cells = [nbformat.v4.new_markdown_cell("# Title\n\n| a | b |\n|---|---|\n| 1 | 2 |"), parameters]
-    cells.append(nbformat.v4.new_code_cell("print('shown')", outputs=outputs))
-    path = tmp_path / "report.html"
-    pages.write_notebook_page(nbformat.v4.new_notebook(cells=cells), path, EVIL, {"key": EVIL})
-    text = path.read_text()
+    outputs = [v4.new_output("display_data", data=entry) for entry in data] + [v4.new_output("stream", text=EVIL)]
+    cells = [
+        v4.new_markdown_cell("# Title\n\n| a | b |\n|---|---|\n| 1 | 2 |"),
+        v4.new_code_cell("key = 1", metadata={"tags": ["injected-parameters"]}),
+        v4.new_code_cell("print('shown')", outputs=outputs),
+    ]
+    pages.write_notebook_page(v4.new_notebook(cells=cells), tmp_path / "report.html", EVIL, {"key": EVIL})
+    text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert page.runs_nothing() and "alert(1)" not in text
     assert {"h1", "table", "details", "img", "strong", "th"} <= page.tags and "style scoped" not in text

@@ -1,34 +1,32 @@
 """What all figures share: palette, sizes, the SMOKE mark, and files whose bytes depend on the data alone.
 
-Figures are matplotlib.figure.Figure without pyplot, so that a notebook's own settings neither decide them nor change.
+Figures are no figures of pyplot, so that a notebook's own settings neither decide them nor change.
 """
 
-import functools
 import io
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+import pandas as pd
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from dbq.files import write_atomically
 
-DRAWN_COLOURS = 4096  # lines and text have hundreds of them, between two colours mostly, a photograph has tens of thousands
 SMOKE_NOTE = "all images are stand-ins: not evidence"
 INK, FAINT = "#333333", "#9a9a9a"
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"
-# the marker repeats what the colour says
+# method: its name, its colour, and the marker, which repeats what the colour says
 METHODS = {
-    "float": ("#6b6b6b", "D"), "uniform": (VERMILION, "s"), "SAWB": (VERMILION, "P"), "LSQ": (ORANGE, "X"), "TWN": (ORANGE, "<"),
-    "TTQ": (ORANGE, ">"), "LQ-Nets": (PURPLE, "p"), "QuantNets": (PURPLE, "h"),
-    "DBQ 1T": (SKY, "^"), "DBQ 2T": (BLUE, "o"), "DBQ 3T": (GREEN, "v"),
+    "float": ("float", "#6b6b6b", "D"), "uniform": ("uniform", VERMILION, "s"), "sawb": ("SAWB", VERMILION, "P"),
+    "lsq": ("LSQ", ORANGE, "X"), "twn": ("TWN", ORANGE, "<"), "ttq": ("TTQ", ORANGE, ">"), "lq_nets": ("LQ-Nets", PURPLE, "p"),
+    "quantization_networks": ("QuantNets", PURPLE, "h"), "dbq 1": ("DBQ 1T", SKY, "^"), "dbq 2": ("DBQ 2T", BLUE, "o"),
+    "dbq 3": ("DBQ 3T", GREEN, "v"),
 }  # fmt: skip
-NAMES = {"twn": "TWN", "ttq": "TTQ", "lsq": "LSQ", "lq_nets": "LQ-Nets", "quantization_networks": "QuantNets", "sawb": "SAWB"}
 METRIC_LABELS = {
     "c_c": "computational cost $C_C$ [FA]", "c_s": "sparsity-aware computational cost $C_S$ [FA]",
     "c_r": "representational cost $C_R$ [bit]", "c_m": "model storage $C_M$ [bit]",
@@ -44,22 +42,10 @@ _OWN = {
 }  # fmt: skip
 
 
-@functools.cache
-def _style() -> dict:
-    """matplotlib's defaults with our settings: a user's matplotlibrc must not change a result file."""
-    fixed = {name: value for name, value in matplotlib.rcParamsDefault.items() if name.split(".")[0] not in ("backend", "backend_fallback")}
-    return fixed | _OWN
-
-
 def styled(draw):
-    """Decorator: run a drawing function in our style and restore the caller's settings."""
-
-    @functools.wraps(draw)
-    def wrapped(*arguments, **keywords):
-        with matplotlib.rc_context(_style()):
-            return draw(*arguments, **keywords)
-
-    return wrapped
+    """Decorator: run a drawing function in matplotlib's defaults and our settings, so that a user's matplotlibrc doesn't change a result
+    file, and restore the caller's settings."""
+    return style.context(["default", _OWN])(draw)
 
 
 class Drawing(Figure):
@@ -69,13 +55,11 @@ class Drawing(Figure):
     """
 
     def __init__(self, width: float, height: float, title: str = "", smoke: bool = False, note: str = ""):
-        super().__init__(figsize=(width, height), layout="constrained")
+        super().__init__(figsize=(width, height + 0.2 * smoke), layout="constrained")
         FigureCanvasAgg(self)
         if title:
             self.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        foot = "\n".join(line for line in (note, SMOKE_NOTE if smoke else "") if line)
-        if foot:
-            self.supxlabel(foot, x=0.01, ha="left", fontsize=7.5, color="#5a5a5a")
+        self.supxlabel("\n".join(filter(None, [note, SMOKE_NOTE * smoke])), x=0.01, ha="left", fontsize=7.5, color="#5a5a5a")
         if smoke:
             size = min(width, 1.6 * height) * 12
             self.text(0.5, 0.5, "SMOKE", fontsize=size, rotation=30, ha="center", va="center", color="#000000", alpha=0.07, zorder=10)
@@ -89,31 +73,18 @@ class Drawing(Figure):
 
     @styled
     def bytes(self, kind: str) -> bytes:
-        """The figure as "svg" or "png", without date or version."""
+        """The figure as "svg" or "png", without date or version. A PNG has a palette: a third of the bytes, which git keeps for ever."""
         self.settle()
-        buffer, canvas, dpi = io.BytesIO(), self.canvas, self.dpi
-        try:
-            # savefig() would draw everything twice, once only to lay it out
-            if kind == "svg":
-                FigureCanvasSVG(self).print_svg(buffer, metadata={"Date": None, "Creator": None})
-            else:
-                agg = FigureCanvasAgg(self)
-                agg.draw()
-                _few_colours(Image.fromarray(np.asarray(agg.buffer_rgba()))).save(buffer, "png", optimize=True, dpi=(dpi, dpi))
-        finally:
-            self.dpi = dpi  # an SVG is drawn at 72
-            self.set_canvas(canvas)
-        return buffer.getvalue()
+        buffer = io.BytesIO()
+        self.savefig(buffer, format=kind, metadata={"Date": None, "Creator": None} if kind == "svg" else None)
+        if kind == "svg":
+            return buffer.getvalue()
+        few, smaller = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE), io.BytesIO()
+        few.save(smaller, "png", optimize=True)
+        return smaller.getvalue()
 
     def _repr_png_(self) -> bytes:
         return self.bytes("png")
-
-
-def _few_colours(image: Image.Image) -> Image.Image:
-    """A drawing with a palette, a third of the bytes, which git keeps for each version of a report; photographs as they are."""
-    image = image.convert("RGB")  # the background is opaque
-    few = image.getcolors(DRAWN_COLOURS) is not None
-    return image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) if few else image
 
 
 def save(figure: Drawing, path_without_suffix) -> None:
@@ -134,22 +105,46 @@ def message(text: str, title: str = "", smoke: bool = False) -> Drawing:
     return figure
 
 
-def method_name(method: str, branches) -> str:
-    """float, uniform or DBQ 2T: how a legend names a quantizer."""
-    return f"DBQ {int(branches)}T" if method == "dbq" else NAMES.get(method, method)
+def style_of(method: str, branches) -> tuple[str, str, str]:
+    """Name, colour and marker of a quantizer in every figure."""
+    return METHODS.get(f"dbq {branches:.0f}" if method == "dbq" else method, (method, *METHODS["float"][1:]))
 
 
-def style_of(method: str, branches) -> tuple[str, str]:
-    """Colour and marker of a quantizer in every figure."""
-    return METHODS.get(method_name(method, branches), METHODS["float"])
+def dots(axes, rows: pd.DataFrame, least: float) -> None:
+    """A line of the panel for each row, from above, in groups under their headings: a dot, a bar about it, and its text.
 
-
-def name_rows(axes, positions, names: list[str]) -> None:
-    """Names beside the rows of a panel whose y axis counts them from above."""
-    axes.set_yticks(positions, names, fontsize=8)
-    axes.set_ylim(max(positions) + 0.6, -0.7)
+    rows: heading, name, method, branches, mean (NaN: not run), low and high (the ends of the bar; NaN: no bar), text, reference (a line
+    beside the group; NaN: no line), far (the dot stands at the edge, because it would press the others together).
+    least: the x axis spans no less.
+    """
+    group = rows.groupby("heading", sort=False).ngroup()
+    rows = rows.assign(group=group).sort_values("group", kind="stable")
+    rows["y"] = 1 + np.arange(len(rows)) + 1.5 * rows.group
+    drawn = rows.loc[~rows.far, ["mean", "low", "high", "reference"]].astype(float)
+    left, right = drawn.min().min(), drawn.max().max()
+    width = max(right - left, least)
+    if np.isfinite(left):
+        axes.set_xlim(left - (0.2 if rows.far.any() else 0.08) * width, right + 0.3 * width)
+    beside = axes.get_yaxis_transform()
+    for heading, own in rows.groupby("heading", sort=False):
+        top, bottom = own.y.min(), own.y.max()
+        axes.text(0, top - 1, heading, transform=beside, fontweight="bold", va="center", fontsize=8.5)
+        axes.vlines(own.reference.dropna().round(4).unique(), top - 0.5, bottom + 0.5, color=FAINT, linewidth=1)
+    for row in rows.itertuples():
+        if np.isnan(row.mean):
+            axes.text(0.02, row.y, "not run", transform=beside, color=FAINT, va="center", fontsize=8, style="italic")
+            continue
+        (_, colour, marker), end, text = style_of(row.method, row.branches), np.fmax(row.mean, row.high), row.text
+        if row.far:
+            end, text = left - 0.18 * width, f"{text}, off the axis"
+            axes.plot(end, row.y, "<", color=colour, markersize=5.5)
+        else:
+            spread = [[row.mean - row.low], [row.high - row.mean]]
+            axes.errorbar(row.mean, row.y, xerr=spread, fmt=marker, color=colour, markersize=5.5, capsize=3, elinewidth=1.2)
+        axes.annotate(text, (end, row.y), (8, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(rows.y, rows.name, fontsize=8)
+    axes.set_ylim(rows.y.max() + 0.6, -0.7)
     axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
 
 
 def amounts(axis, log: bool = False, spread: float = 1.0) -> None:

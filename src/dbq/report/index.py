@@ -4,9 +4,11 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from dbq.errors import DbqError
-from dbq.files import read_csv, write_text
-from dbq.report import pages
+from dbq.files import write_text
+from dbq.report import pages, tables
 from dbq.report.results import COMPARISONS, Results, single_reason
 from dbq.settings import Plan
 
@@ -14,9 +16,13 @@ STAGES = ("prepare", "pretrain", "quantize", "engine")
 # stages without keys
 SINGLE = {"tables": "All tables and figures", "overhead": "What training costs", "hardware": "Counted against synthesised full adders"}
 LIMIT = 5_000_000  # bytes; larger files don't belong in git
-SHOWN = ["key", "dataset", "method", "weight_bits", "activation_bits", "epochs", "n", "top1_mean", "top1_std", "zero_rate"]
-SHOWN_COSTS = ["c_c", "c_s", "c_r", "c_m", "engine_top1"]
-SHOWN_ABLATIONS = ["key", "base", "change", "epochs", "n", "val_top1_mean", "val_top1_std", "delta_to_base", "label"]
+# what the page shows of each table
+TABLES = {
+    "accuracy": ["key", "network", "dataset", "weight_bits", "activation_bits", "n", "top1_mean", "top1_std", "zero_rate", "label"],
+    "cost": ["key", "c_c", "c_s", "c_r", "c_m", "engine_top1", "label"],
+    "ablations": ["key", "base", "change", "epochs", "n", "val_top1_mean", "val_top1_std", "delta_to_base", "label"],
+    "datasets": ["key", "source", "label", "train", "val", "test"],
+}  # fmt: skip
 
 
 def publish(plan: Plan, runs_folder, results_folder) -> None:
@@ -31,38 +37,31 @@ def publish(plan: Plan, runs_folder, results_folder) -> None:
         # nothing stays of an entry that params.yaml no longer declares; what another machine has measured of one that isn't run here does
         if folder.is_dir() and folder.name not in results.declared(folder.parent.name):
             shutil.rmtree(folder)
-    reports, singles = set(), []
+    drawn = sorted(path.stem for path in (out / "figures").glob("*.svg"))
+    links: dict[str, list[tuple[str, str]]] = {}
     for stage in STAGES:
         for key in results.running(stage):
             _copy_reports(runs, out, f"{stage}-{key}", f"{stage}@{key}")
             _copy_metrics(runs / stage / key, out / "metrics" / stage / key)
-            reports.add(f"{stage}-{key}")
-    for stage, label in SINGLE.items():
-        reason = single_reason(runs, stage)
+            links.setdefault(key, []).append((stage, f"{stage}-{key}.html"))
+    for key, own in links.items():
+        own += [(name.split("-")[0], f"../figures/{name}.svg") for name in drawn if re.fullmatch(rf"[a-z_]+-{re.escape(key)}", name)]
+    singles = {stage: single_reason(runs, stage) for stage in SINGLE}
+    for stage, reason in singles.items():
         if not reason:
             _copy_reports(runs, out, stage, stage)
         _copy_metrics(runs / stage, out / "metrics" / stage)
-        singles.append((stage, label, reason))
-    write_text(out / "reports" / "index.html", _index(results, reports, singles, out))
-
-
-def _index(results: Results, reports: set[str], singles: list[tuple], out: Path) -> str:
-    """The page shows what the tables say. Its paths are relative to results/PROFILE/reports."""
-    cost = {row["key"]: row for row in read_csv(out / "tables" / "cost.csv")}
-    networks: dict[str, list[dict]] = {}
-    for row in read_csv(out / "tables" / "accuracy.csv"):
-        costs = {name: cost.get(row["key"], {}).get(name, "") for name in SHOWN_COSTS}
-        shown = {name: row[name] for name in SHOWN} | costs | {"label": row["label"]}
-        networks.setdefault(row["network"], []).append(shown)
-    ablations = [{name: row[name] for name in SHOWN_ABLATIONS} for row in read_csv(out / "tables" / "ablations.csv")]
-    drawn = sorted(path.stem for path in (out / "figures").glob("*.svg"))
-    keys = [*results.plan.starts, *results.plan.rows]
-    return pages.index_page(
-        title=f"DBQ, profile {results.plan.profile}", smoke=results.smoke, reports=reports, singles=singles,
-        datasets=read_csv(out / "tables" / "datasets.csv"), networks=networks, ablations=ablations,
-        figures={key: [name for name in drawn if re.fullmatch(rf"[a-z_]+-{re.escape(key)}", name)] for key in keys},
-        comparisons=[name for name in COMPARISONS if name in drawn],
+    page = pages.index_page(
+        title=f"DBQ, profile {plan.profile}", smoke=results.smoke, links=links, comparisons=[name for name in COMPARISONS if name in drawn],
+        singles=[(stage, SINGLE[stage], reason) for stage, reason in singles.items()],
+        tables={name: _table(out / "tables" / f"{name}.csv")[columns] for name, columns in TABLES.items()},
     )  # fmt: skip
+    write_text(out / "reports" / "index.html", page)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """Numbers as a reader wants them; "-" where there is none."""
+    return pd.read_csv(path, dtype_backend="numpy_nullable").astype(object).map(tables.cell)
 
 
 def _copy_reports(runs: Path, out: Path, name: str, stage: str) -> None:

@@ -10,30 +10,22 @@ from pprint import pformat
 
 import bleach
 import jinja2
-import nbformat
 from nbconvert.exporters import HTMLExporter
 from pygments.formatters import HtmlFormatter
+from traitlets.config import Config
 
 from dbq.files import write_text
 
 BASE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{ title }}</title>
-<style>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
 body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
 pre { overflow-x: auto; font: 13px/1.45 ui-monospace, monospace; }
 table { border-collapse: collapse; font-size: 14px; margin: .5rem 0; display: block; overflow-x: auto; }
 th, td { border: 0; border-bottom: 1px solid #ddd; padding: .2rem .6rem; text-align: right; }
 img { max-width: 100%; height: auto; }
 {% block style %}{% endblock %}
-</style>
-</head>
-<body>
-{% block body %}{% endblock %}
-</body>
-</html>
+</style></head>
+<body>{% block body %}{% endblock %}</body></html>
 """
 
 # 2 KB of style instead of the 270 KB that nbconvert's own page repeats in every report
@@ -49,33 +41,20 @@ NOTEBOOK = """{% extends "base" %}
 """
 
 INDEX = """{% extends "base" %}
-{% macro report(name) %}{% if name in reports %}<a href="{{ name|urlencode }}.html">{{ name.split("-")[0] }}</a>{% endif %}{% endmacro %}
-{% macro table(rows) %}<table><tr>{% for name in rows[0] %}<th>{{ name }}</th>{% endfor %}<th>reports</th><th>figures</th></tr>
-{% for row in rows %}<tr>{% for name, value in row.items() %}<td>{{ value if name == "key" else value|shown }}</td>{% endfor %}
-<td>{% for stage in ("pretrain", "quantize", "engine") %}{{ report(stage ~ "-" ~ row.key) }} {% endfor %}</td>
-<td>{% for name in figures.get(row.key, []) %}
-<a href="../figures/{{ name|urlencode }}.svg">{{ name.split("-")[0].replace("_", " ") }}</a>{% endfor %}</td></tr>
-{% endfor %}</table>{% endmacro %}
 {% block style %}td, th { white-space: nowrap; }
-td:first-child, th:first-child { text-align: left; }
 .smoke { background: #fde9c8; padding: .6rem 1rem; font-weight: bold; }{% endblock %}
 {% block body %}<h1>{{ title }}</h1>
 {% if smoke %}<p class="smoke">SMOKE: all images are stand-ins. The numbers show that everything runs; they are not evidence.</p>{% endif %}
 <ul>{% for name, label, reason in singles %}
 <li>{% if reason %}{{ label }}: not run ({{ reason }}){% else %}<a href="{{ name|urlencode }}.html">{{ label }}</a>{% endif %}</li>
-{% endfor %}
-</ul>
-<h2>Data sets</h2>
-<ul>{% for row in datasets %}
-<li>{% if "prepare-" ~ row.key in reports %}<a href="prepare-{{ row.key|urlencode }}.html">{{ row.key }}</a>: {{ row.source }},
-{% else %}{{ row.key }}: {% endif %}{{ row.label }}</li>{% endfor %}
-</ul>
-{% for network, rows in networks.items() %}<h2>{{ network }}</h2>
-{{ table(rows) }}
-{% endfor %}{% if ablations %}<h2>Ablations, judged on the validation images</h2>
-{{ table(ablations) }}
-{% endif %}<h2>Figures</h2>
-{% for name in comparisons %}<h3>{{ name }}</h3>
+{% endfor %}</ul>
+{% for name, table in tables.items() %}<h2>{{ name }}</h2>
+{{ table.to_html(index=False, escape=True)|safe }}
+{% endfor %}<h2>reports and figures</h2>
+<ul>{% for key, own in links.items() %}
+<li>{{ key }}:{% for text, address in own %} <a href="{{ address|urlencode }}">{{ text }}</a>{% endfor %}</li>
+{% endfor %}</ul>
+{% for name in comparisons %}<h2>{{ name }}</h2>
 <img src="../figures/{{ name|urlencode }}.svg" alt="{{ name }}">
 {% endfor %}{% endblock %}
 """
@@ -85,28 +64,15 @@ _PAGES = jinja2.Environment(
 )
 # what notebooks and the tables of pandas need; no script, no style, no link but to a page
 _TAGS = bleach.ALLOWED_TAGS | {
-    "br", "dd", "details", "div", "dl", "dt", "h1", "h2", "h3", "h4", "hr", "img", "p", "pre", "span", "sub", "summary", "sup",
-    "table", "tbody", "td", "tfoot", "th", "thead", "tr",
+    "br", "details", "div", "h1", "h2", "h3", "hr", "img", "p", "pre", "span", "summary", "table", "tbody", "td", "th", "thead", "tr",
 }  # fmt: skip
-_SPANS = ["colspan", "rowspan"]
 _ATTRIBUTES = {
-    "*": ["class", "id"],
+    "*": ["class", "id", "colspan", "rowspan"],
     "a": lambda tag, name, value: name == "href" and re.fullmatch(r"(https?://|mailto:|#)\S*|[\w./-]*", value) is not None,
     "img": lambda tag, name, value: name == "alt" or (name == "src" and value.startswith("data:image/")),
-    "td": _SPANS,
-    "th": _SPANS,
 }
-_SHOWN = ("text/plain", "text/html", "text/markdown", "text/latex", "image/svg+xml", "image/png", "image/jpeg")
-
-
-def _shown(text: str) -> str:
-    """A number of a CSV file as a reader wants it; any other text as it is."""
-    if re.fullmatch(r"-?\d+\.\d+", text):
-        return f"{float(text):.2f}"
-    return f"{int(text):,}" if re.fullmatch(r"\d+", text) else text
-
-
-_PAGES.filters["shown"] = _shown
+# the forms of an output, the first that it has is shown
+_SHOWN = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
 
 
 def index_page(**values) -> str:
@@ -118,14 +84,11 @@ def write_notebook_page(notebook, path, title: str, parameters: dict) -> None:
 
     What a cell's text or output has of HTML besides tables, headings and the like is shown as text and not followed.
     """
-    shown = nbformat.from_dict(notebook)
-    shown.cells = [cell for cell in shown.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    for output in (output for cell in shown.cells if cell.cell_type == "code" for output in cell.outputs):
-        if "data" in output:
-            output["data"] = nbformat.from_dict({kind: value for kind, value in output["data"].items() if kind in _SHOWN})
-    exporter = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": _clean})
-    body, _ = exporter.from_notebook_node(shown)
-    lines = {name: pformat(value, width=140, compact=True, sort_dicts=False) for name, value in parameters.items()}
+    without = {"enabled": True, "remove_cell_tags": ["injected-parameters"]}
+    config = Config({"TagRemovePreprocessor": without, "NbConvertBase": {"display_data_priority": _SHOWN}})
+    exporter = HTMLExporter(config=config, template_name="basic", sanitize_html=True, filters={"clean_html": _clean})
+    body, _ = exporter.from_notebook_node(notebook)
+    lines = {name: pformat(value, width=140, sort_dicts=False) for name, value in parameters.items()}
     highlight = HtmlFormatter(style="default").get_style_defs(".highlight")
     page = _PAGES.get_template("notebook").render(title=title, parameters=lines, highlight=highlight, body=body.strip())
     write_text(Path(path), page + "\n")

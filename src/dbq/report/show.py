@@ -32,10 +32,6 @@ def settings(*parts) -> pd.DataFrame:
 def changes(row, base) -> str:
     """What the settings of a row change in those of the row that it extends, as `temperature: 3.0 → 6.0`."""
     old, new = (flat(entry.model_dump(exclude=_NOT_COMPARED)) for entry in (base, row))
-    found = []
-    for name in dict.fromkeys([*old, *new]):
-        before, after = old.get(name, "-"), new.get(name, "-")
-        if before != after:
-            shown = name.removeprefix("quantizer.").removeprefix("training.").replace("_", " ").replace(".", " ")
-            found.append(f"{shown}: {before} → {after}")
-    return "; ".join(found)
+    both = [(name, old.get(name, "-"), new.get(name, "-")) for name in dict.fromkeys([*old, *new])]
+    changed = {name.removeprefix("quantizer.").removeprefix("training."): f"{one} → {two}" for name, one, two in both if one != two}
+    return "; ".join(f"{name.replace('_', ' ').replace('.', ' ')}: {change}" for name, change in changed.items())

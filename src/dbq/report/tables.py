@@ -1,13 +1,13 @@
 """Every table of a profile as CSV and Markdown, from result files only and over the declared keys only. Equal results give equal bytes."""
 
-import statistics
+import math
 from pathlib import Path
 
 import pandas as pd
 
 from dbq.files import read_csv, write_text
 from dbq.report import overhead_figures
-from dbq.report.results import COSTS, NOT_RUN, SIGNED_DIGITS, Results, Training
+from dbq.report.results import COSTS, LAYER_COLUMNS, NOT_RUN, SIGNED_DIGITS, Results
 from dbq.report.show import changes
 from dbq.settings import Plan, Row
 
@@ -21,14 +21,14 @@ ABLATION_COLUMNS = [
     "key", "base", "start", "change", "method", "branches", "epochs", "n", "val_top1_mean", "val_top1_std", "delta_to_base",
     "soft_hard_gap", "zero_rate", "device", "label",
 ]  # fmt: skip
-COST_COLUMNS = [
-    *ROW_COLUMNS, "macs", "reading", "count_bias", *COSTS, *SIGNED_DIGITS, "engine_top1", "engine_images", "engine_disagreeing",
-    "engine_disagreeing_float64", "engine_unexplained", "smallest_multiplier_bits", "label",
-]  # fmt: skip
-LAYER_COLUMNS = ["key", "layer", "kind", *COSTS, "nonzeros", "weights"]
+# column: its name in engine.json
+REPLAY = {
+    "engine_top1": "top1_engine", "engine_images": "images", "engine_disagreeing": "disagreeing",
+    "engine_disagreeing_float64": "disagreeing_float64", "engine_unexplained": "unexplained", "smallest_multiplier_bits": "smallest_width",
+}  # fmt: skip
+COST_COLUMNS = [*ROW_COLUMNS, "macs", "reading", "count_bias", *COSTS, *SIGNED_DIGITS, *REPLAY, "label"]
 DATASET_COLUMNS = ["key", "source", "label", "md5_identical", "classes", "image_size", "train", "val", "test", "licence"]
 PROVENANCE_COLUMNS = ["key", "seed", "top1", "val_top1", "commit", "device", "torch", "settings", "data", "code", "start"]
-UNITS = {"c_c": "FA", "c_s": "FA", "c_r": "bit", "c_m": "bit"}
 
 
 def write_tables(plan: Plan, runs_folder, out_folder, literature=LITERATURE) -> None:
@@ -36,13 +36,11 @@ def write_tables(plan: Plan, runs_folder, out_folder, literature=LITERATURE) -> 
 
     Raises DbqError, naming the stage to run, when a declared key has no result.
     """
-    out, results = Path(out_folder), Results(plan, runs_folder)
-    write_table(accuracy(results), out / "accuracy")
-    write_table(ablations(results), out / "ablations")
-    write_table(cost(results), out / "cost")
-    write_table(cost_readings(results), out / "cost_readings")
-    write_table(datasets(results), out / "datasets")
-    write_table(overhead_figures.table(runs_folder), out / "overhead")
+    out, results = Path(out_folder), Results(plan, Path(runs_folder))
+    for table in (accuracy, ablations, cost, cost_readings, datasets):
+        write_table(table(results), out / table.__name__)
+    overhead = [overhead_figures.read(results.folder / "overhead", name) for name in ("overhead.csv", overhead_figures.GPU)]
+    write_table(pd.concat(overhead, ignore_index=True), out / "overhead")
     write_table(pd.DataFrame(read_csv(literature), dtype=str), out / "literature")
     write_text(out / "per_layer_cost.csv", to_csv(per_layer_cost(results)))
     write_text(out / "provenance.csv", to_csv(provenance(results)))
@@ -53,24 +51,12 @@ def accuracy(results: Results) -> pd.DataFrame:
 
     top1_std is the sample standard deviation, empty for one seed. What was not run has n = 0 and the reason as its label.
     """
-    lines = [_accuracy_line(results, "pretrain", key) for key in results.plan.starts]
-    floats = {line["key"]: line.get("top1_mean") for line in lines}
+    lines = [_line(results, "pretrain", key) for key in results.plan.starts]
+    floats = {line["key"]: line.get("top1_mean", math.nan) for line in lines}
     for key in _judged_on(results, "test"):
-        line = _accuracy_line(results, "quantize", key)
-        reference = floats[results.plan.rows[key].settings.start]
-        if line["n"] and reference is not None:
-            line["delta_to_float"] = line["top1_mean"] - reference
-        lines.append(line)
+        line = _line(results, "quantize", key)
+        lines.append(line | {"delta_to_float": line.get("top1_mean", math.nan) - floats[results.plan.rows[key].settings.start]})
     return _frame(lines, ACCURACY_COLUMNS)
-
-
-def _accuracy_line(results: Results, stage: str, key: str) -> dict:
-    line, value = _line(results, stage, key)
-    if value is None:
-        return line
-    named = {name: getattr(value, name) for name in (*ROW_COLUMNS, "epochs", "device", "data_source", "label", "weights_source")}
-    means = {"val_top1_mean": _mean(value, "val_top1"), "zero_rate": _mean(value, "zero_rate")}
-    return line | named | _moments(value, "top1") | means
 
 
 def ablations(results: Results) -> pd.DataFrame:
@@ -79,15 +65,10 @@ def ablations(results: Results) -> pd.DataFrame:
     for key in _judged_on(results, "validation"):
         row = results.plan.rows[key].settings
         base = results.plan.rows[row.compared_with or key].settings
-        line, value = _line(results, "quantize", key)
         change = changes(row, base) if base is not row else "as declared"
-        line |= {"base": base.key, "start": row.start, "change": change}
-        if value is not None:
-            line |= {"epochs": value.epochs, "device": value.device, "label": value.label, **_moments(value, "val_top1")}
-            line |= {name: _mean(value, name) for name in ("soft_hard_gap", "zero_rate")}
-            if results.reason("quantize", base.key) is None:
-                line["delta_to_base"] = line["val_top1_mean"] - _mean(results.training(base.key), "val_top1")
-        lines.append(line)
+        line, reference = _line(results, "quantize", key), _line(results, "quantize", base.key)
+        delta = line.get("val_top1_mean", math.nan) - reference.get("val_top1_mean", math.nan)
+        lines.append(line | {"base": base.key, "start": row.start, "change": change, "delta_to_base": delta})
     return _frame(lines, ABLATION_COLUMNS)
 
 
@@ -100,18 +81,14 @@ def cost(results: Results) -> pd.DataFrame:
     """
     lines = []
     for key in _judged_on(results, "test"):
-        line, value = _line(results, "quantize", key, "engine")
-        if value is not None:
-            replay, counted, main = results.replay(key), results.cost(key), results.main_reading(key)
-            line |= {"macs": counted.macs, "label": value.label, **main.model_dump()}
-            for row in counted.readings:
-                if (row.reading, row.count_bias) == ("signed_digits", main.count_bias):
-                    line |= {name: getattr(row, metric) for metric, name in zip(COSTS, SIGNED_DIGITS, strict=False)}
-            line |= {
-                "engine_top1": replay.top1_engine, "engine_images": replay.images, "engine_disagreeing": replay.disagreeing,
-                "engine_disagreeing_float64": replay.disagreeing_float64, "engine_unexplained": replay.unexplained,
-                "smallest_multiplier_bits": replay.smallest_width,
-            }  # fmt: skip
+        line = _line(results, "quantize", key, "engine")
+        if line["n"]:
+            replay, counted = results.read("engine", key, "engine.json"), results.read("engine", key)
+            main = next(row for row in counted["readings"] if row["main"])
+            line |= {"macs": counted["macs"], **main, **{column: replay[name] for column, name in REPLAY.items()}}
+            for row in counted["readings"]:
+                if (row["reading"], row["count_bias"]) == ("signed_digits", main["count_bias"]):
+                    line |= {name: row[metric] for metric, name in zip(COSTS, SIGNED_DIGITS, strict=False)}
         lines.append(line)
     return _frame(lines, COST_COLUMNS)
 
@@ -123,18 +100,18 @@ def cost_readings(results: Results) -> pd.DataFrame:
         if reason := results.reason("engine", key):
             lines.append({"key": key, "label": f"{NOT_RUN}: {reason}"})
             continue
-        readings = {row.reading + " + bias" * row.count_bias: row for row in results.cost(key).readings}
+        readings = {row["reading"] + " + bias" * row["count_bias"]: row for row in results.read("engine", key)["readings"]}
         names |= dict.fromkeys(readings)
         for metric in COSTS:
-            values = {name: getattr(reading, metric) for name, reading in readings.items()}
-            lines.append({"key": key, "metric": metric, "unit": UNITS[metric], **values})
+            values = {name: reading[metric] for name, reading in readings.items()}
+            lines.append({"key": key, "metric": metric, "unit": "FA" if metric in ("c_c", "c_s") else "bit", **values})
     return _frame(lines, ["key", "metric", "unit", *names, "label"])
 
 
 def per_layer_cost(results: Results) -> pd.DataFrame:
     """The layers of every row whose cost was counted, under the main reading."""
     frames = [results.layers(key).convert_dtypes().assign(key=key) for key in results.running("engine")]
-    return _frame([line for frame in frames for line in frame.to_dict("records")], LAYER_COLUMNS)
+    return pd.concat([pd.DataFrame(columns=["key", *LAYER_COLUMNS], dtype=object), *frames])
 
 
 def datasets(results: Results) -> pd.DataFrame:
@@ -144,61 +121,52 @@ def datasets(results: Results) -> pd.DataFrame:
         if reason := results.reason("prepare", name):
             lines.append({"key": name, "label": f"{NOT_RUN}: {reason}"})
             continue
-        manifest = results.manifest(name)
-        counts = {split: manifest.counts[split]["total"] for split in ("train", "val", "test")}
-        lines.append({"key": name, **manifest.model_dump(), **counts})
+        manifest = results.read("prepare", name)
+        lines.append({**manifest, "key": name, **{split: manifest["counts"][split]["total"] for split in ("train", "val", "test")}})
     return _frame(lines, DATASET_COLUMNS)
 
 
 def provenance(results: Results) -> pd.DataFrame:
     """A line for each seed of every start and row that was run: its top1, its commit, its machine, the digests of what it came from."""
     keys = [*results.running("pretrain"), *results.running("quantize")]
-    seeds = [(key, seed) for key in keys for seed in results.training(key).seeds]
-    return _frame([{"key": key, **seed.model_dump(), **seed.identity} for key, seed in seeds], PROVENANCE_COLUMNS)
+    lines = [{**seed, **seed["identity"], "key": key} for key in keys for seed in results.training(key)["seeds"]]
+    return _frame(lines, PROVENANCE_COLUMNS)
 
 
 def _judged_on(results: Results, images: str) -> list[str]:
     return [key for key, planned in results.plan.rows.items() if planned.settings.judged == images]
 
 
-def _line(results: Results, stage: str, key: str, of: str = "") -> tuple[dict, Training | None]:
-    """What the settings say of a start or a row, and the training's result; n = 0 and the reason where the stage `of` was not run."""
+def _line(results: Results, stage: str, key: str, of: str = "") -> dict:
+    """What the settings say of a start or a row, with n, means and sample standard deviations (NaN for one seed) over the seeds of its
+    training; n = 0 and the reason where the stage `of` was not run."""
     settings = results.declared(stage)[key].settings
     line = {"key": key, "network": settings.network, "dataset": settings.dataset, "method": "float", "n": 0}
     if isinstance(settings, Row):
         line |= {name: getattr(settings, name) for name in ROW_COLUMNS}
     if reason := results.reason(of or stage, key):
-        return line | {"label": f"{NOT_RUN}: {reason}"}, None
-    return line, results.training(key)
-
-
-def _moments(value: Training, name: str) -> dict:
-    """n, mean and sample standard deviation over the seeds."""
-    numbers = value.values(name)
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return {"n": len(numbers), f"{name}_mean": _mean(value, name), f"{name}_std": deviation}
-
-
-def _mean(value: Training, name: str) -> float | None:
-    numbers = value.values(name)
-    return statistics.fmean(numbers) if numbers else None
+        return line | {"label": f"{NOT_RUN}: {reason}"}
+    value = results.training(key)
+    seeds = pd.DataFrame(value["seeds"])
+    numbers = seeds.reindex(columns=["top1", "val_top1", "zero_rate", "soft_hard_gap"]).astype(float)
+    line |= value | {"n": len(seeds), "device": "; ".join(seeds.device.unique())} | numbers.mean().to_dict()
+    return line | numbers.mean().add_suffix("_mean").to_dict() | numbers.std().add_suffix("_std").to_dict()
 
 
 def _frame(lines: list[dict], columns: list[str]) -> pd.DataFrame:
     """Whole numbers stay whole in a column where a value is missing."""
     frame = pd.DataFrame([{column: line.get(column) for column in columns} for line in lines], columns=columns, dtype=object)
     for column in columns:
-        kinds = {type(value) for value in frame[column] if not pd.isna(value)}
-        if kinds and kinds <= {int, float}:
-            frame[column] = frame[column].astype("Int64" if kinds == {int} else float)
+        kind = pd.api.types.infer_dtype(frame[column], skipna=True)
+        if kind in ("integer", "floating", "mixed-integer-float"):
+            frame[column] = frame[column].astype("Int64" if kind == "integer" else float)
     return frame
 
 
 def write_table(frame: pd.DataFrame, path_without_suffix) -> None:
     """The same lines as NAME.csv (4 decimals) and NAME.md (2 decimals)."""
-    path = Path(path_without_suffix)
-    write_text(path.with_name(path.name + ".csv"), to_csv(frame))
-    write_text(path.with_name(path.name + ".md"), to_markdown(frame))
+    write_text(f"{path_without_suffix}.csv", to_csv(frame))
+    write_text(f"{path_without_suffix}.md", to_markdown(frame))
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -209,15 +177,16 @@ def to_markdown(frame: pd.DataFrame) -> str:
     """A GitHub table: numbers to the right, 2 decimals, thousands separated, "-" where there is no value."""
     right = [pd.api.types.is_numeric_dtype(frame[column]) and not pd.api.types.is_bool_dtype(frame[column]) for column in frame]
     lines = [list(map(str, frame.columns)), ["---:" if side else "---" for side in right]]
-    lines += [[_cell(value) for value in row] for row in frame.astype(object).itertuples(index=False)]
+    lines += [[cell(value).replace("|", "\\|") for value in row] for row in frame.astype(object).itertuples(index=False)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(value) -> str:
+def cell(value) -> str:
+    """A value of a table as a reader wants it."""
     if value is None or value is pd.NA or value == "" or value != value:
         return "-"
     if isinstance(value, float):
         return f"{value:.2f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return str(value).replace("\n", " ")
