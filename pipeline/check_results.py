@@ -87,7 +87,8 @@ def main() -> None:
     params = settings.read("params.yaml")
     checked = 0
     for profile in params["profiles"]:
-        if (root / "results" / profile / "metrics").is_dir():
+        tracked = subprocess.run(["git", "ls-files", f"results/{profile}/metrics"], cwd=root, capture_output=True, text=True).stdout
+        if tracked:  # results of smoke are made again by everybody and not committed
             if found := faults(root, settings.plan(params, profile)):
                 raise DbqError(f"results/{profile}: {'; '.join(found)}", "train again, drop them, or take back the change")
             checked += 1

@@ -29,7 +29,7 @@ ALONE = {"overhead"}  # stages that measure time: another one beside them would 
 LAST_LINES = 20  # of a failed stage, shown again at the end
 BATCH = 16  # stages that aren't run in the profile, given to DVC at once
 # the stage's command, which is in dvc.yaml, and DVC's advice about git
-CHATTER = r"> |Updating lock file|Generating lock|Use `dvc push`|To track the changes|To enable auto staging|\tgit add|\tdvc config"
+CHATTER = r"> |USDT:|Updating lock file|Generating lock|Use `dvc push`|To track the changes|To enable auto staging|\tgit add|\tdvc config"
 PRINTING = threading.Lock()
 
 

@@ -90,7 +90,7 @@ def pareto(rows: pd.DataFrame, metric: str, titles: dict[str, str], smoke: bool 
     note = f"n = {low if low == high else f'{low} to {high}'} seed{'s' * bool(high > 1)} per point; dotted: float"
     note += "; bars: sample standard deviation" * bool(high > 1)
     note += "; hollow: counted by signed digits" * bool(rows.digits.notna().any())
-    note += f"; no {metric} under this reading: {', '.join(lacking.key)}" if len(lacking) else ""
+    note += f"; without {metric.upper()}: {len(lacking)} rows of the cost table" if len(lacking) else ""
     panels = sorted((panel for _, panel in rows.groupby(["network", "dataset"], sort=False)), key=len, reverse=True)
     heights = [5.0 if len(panel) > 4 else 2.4 for panel in panels]
     figure = Drawing(8.5, 0.4 + sum(heights), title, smoke, note)
