@@ -106,7 +106,7 @@ def test_the_pareto_plot_has_every_point_its_name_n_and_the_float_line_and_nothi
         warnings.simplefilter("error")
         figure = figures.pareto(rows, "c_c", {"cifar10": "CIFAR"})
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["resnet20 on CIFAR", "mobilenet_v1 on CIFAR"]
-    assert "n = 1 to 3 seeds" in words(figure) and "without C_C: 2 rows" in words(figure)
+    assert "n = 1 to 3 seeds" in words(figure) and "without C_C: 8 rows" in words(figure)
     for axes, network in zip(figure.axes, ("resnet20", "mobilenet_v1"), strict=True):
         own = rows[(rows.network == network)]
         points = {tuple(xy) for container in axes.containers for xy in container.lines[0].get_xydata()}
