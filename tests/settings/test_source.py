@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from dvc.utils.serialize import modify_yaml
+from dvc.utils.hydra import apply_overrides
 
 from dbq import settings
 from dbq.errors import DbqError
@@ -52,8 +52,7 @@ def test_dvc_changes_the_key_that_it_sets_and_nothing_else(tmp_path):
     """`dvc exp run -S` rewrites the file with ruamel.yaml, which wraps wide flow mappings."""
     text = Path("params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text)
-    with modify_yaml(tmp_path / "params.yaml") as tree:
-        tree["engine"]["batch_size"] = 12345
+    apply_overrides(tmp_path / "params.yaml", ["engine.batch_size=12345"])
     after = (tmp_path / "params.yaml").read_text().splitlines()
     changed = [line for line, other in zip(after, text.splitlines(), strict=True) if line != other]
     assert len(changed) == 1

@@ -86,7 +86,9 @@ def write_notebook_page(notebook, path, title: str, parameters: dict) -> None:
     """
     without = {"enabled": True, "remove_cell_tags": ["injected-parameters"]}
     config = Config({"TagRemovePreprocessor": without, "NbConvertBase": {"display_data_priority": _SHOWN}})
-    exporter = HTMLExporter(config=config, template_name="basic", sanitize_html=True, filters={"clean_html": _clean})
+    exporter = HTMLExporter(
+        config=config, template_name="basic", sanitize_html=True, exclude_anchor_links=True, filters={"clean_html": _clean}
+    )
     body, _ = exporter.from_notebook_node(notebook)
     lines = {name: pformat(value, width=140, sort_dicts=False) for name, value in parameters.items()}
     highlight = HtmlFormatter(style="default").get_style_defs(".highlight")

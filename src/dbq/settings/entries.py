@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
 from dbq.settings.quantizers import METHODS
-from dbq.settings.values import Settings
+from dbq.settings.values import Settings, words
 
 NETWORKS = ("resnet20", "mobilenet_v1", "mobilenet_v2", "shufflenet_v2")
 Network = Literal["resnet20", "mobilenet_v1", "mobilenet_v2", "shufflenet_v2"]
@@ -123,8 +123,8 @@ OverheadMethod = Annotated[str, AfterValidator(_known_method)]
 
 
 class OverheadSettings(Settings):
-    networks: list[Network]
-    methods: Literal["all"] | list[OverheadMethod]
+    networks: Annotated[list[Network], BeforeValidator(words)]
+    methods: Annotated[list[OverheadMethod], BeforeValidator(lambda value: list(OVERHEAD_METHODS) if value == "all" else words(value))]
     batch_size: Annotated[int, Field(ge=2)]
     steps: Annotated[int, Field(ge=2)]  # timed ones of each method
     memory: bool  # peak memory too

@@ -102,9 +102,8 @@ class _Resolver:
     def __post_init__(self):
         self.attempt(lambda: _check_keys(self.params, SECTIONS, "params.yaml"))
         for name in SECTIONS[1:]:
-            kind = list if name == "datasets" else dict
-            if not isinstance(self.params.get(name), kind):
-                problem = f"not a {'list' if kind is list else 'mapping'}" if name in self.params else "missing"
+            if not isinstance(self.params.get(name), dict):
+                problem = "not a mapping" if name in self.params else "missing"
                 self.errors.append(DbqError(f"params.yaml: {name}: {problem}", "restore the section: `git diff params.yaml` shows it"))
         if self.errors:
             raise Faults(self.errors)
@@ -172,7 +171,7 @@ class _Resolver:
         for schedule in entry["schedules"]:
             lookup(self.params["schedules"], schedule, f"profiles.{name}.schedules", "schedule")
         for dataset in entry["datasets"]:
-            lookup(dict.fromkeys(self.params["datasets"]), dataset, f"profiles.{name}.datasets", "data set")
+            lookup(self.params["datasets"], dataset, f"profiles.{name}.datasets", "data set")
         for start, weights in (entry.get("weights") or {}).items():
             lookup(self.params["starts"], start, f"profiles.{name}.weights", "start")
             lookup(self.params["external_weights"], weights, f"profiles.{name}.weights.{start}", "external_weights")
@@ -191,7 +190,7 @@ class _Resolver:
         where = f"starts.{key}"
         entry = self._entry("starts", key, START_KEYS)
         weights = (self.entry.get("weights") or {}).get(key)
-        lookup(dict.fromkeys(self.params["datasets"]), entry.get("dataset"), f"{where}.dataset", "data set")
+        lookup(self.params["datasets"], entry.get("dataset"), f"{where}.dataset", "data set")
         if entry["dataset"] not in self.planned_datasets:
             return None  # the data set's own fault says it
         data = self.planned_datasets[entry["dataset"]]

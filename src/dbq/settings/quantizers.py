@@ -2,12 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
-from dbq.settings.values import Settings
+from dbq.settings.values import Settings, words
 
 Scales = Literal["layer", "channel"]  # one scale a layer (and branch), or one a filter
 Positive = Annotated[float, Field(ge=1e-6, le=1e9)]
+
+
+def _integers(values):
+    """Whole numbers written as text, as numbers."""
+    numbers = isinstance(values, list) and all(isinstance(value, str) and value.lstrip("-").isdigit() for value in values)
+    return [int(value) for value in values] if numbers else values
 
 
 class FixedPoint(Settings):
@@ -76,7 +82,7 @@ class LqNetsSettings(Settings):
 
 
 class QuantizationNetworksSettings(Settings):
-    levels: list[Annotated[int, Field(ge=-127, le=127)]]
+    levels: Annotated[list[Annotated[int, Field(ge=-127, le=127)]], BeforeValidator(lambda value: _integers(words(value)))]
     temperature_step: Positive  # per epoch
     temperature_cap: Positive
 

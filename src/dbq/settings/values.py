@@ -20,6 +20,11 @@ class Faults(DbqError):
         self.args = ("\n".join(map(str, errors)),)
 
 
+def words(value):
+    """A list, or names separated by spaces: `dvc exp run -S` would write a list over several lines."""
+    return value.split() if isinstance(value, str) else value
+
+
 class Settings(BaseModel):
     """A group of keys. Keys without a default must be given."""
 
