@@ -10,7 +10,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 reproduce: .venv/.done ## every table, figure and report of the profile in params.yaml
-	PYTHONPATH=src env -u OMP_NUM_THREADS python pipeline/reproduce.py
+	PYTHONPATH=src python pipeline/reproduce.py
 
 test: .venv/.done ## the tests, two at a time
 	PYTHONPATH=src OMP_NUM_THREADS=1 python -m pytest -n 2

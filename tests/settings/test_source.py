@@ -1,9 +1,6 @@
 """What params.yaml may look like as a file."""
 
-from pathlib import Path
-
 import pytest
-from dvc.utils.hydra import apply_overrides
 
 from dbq import settings
 from dbq.errors import DbqError
@@ -46,14 +43,3 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "torn.json").write_text('{"a": ')
     with pytest.raises(DbqError, match="not valid JSON"):
         settings.read(tmp_path / "torn.json")
-
-
-def test_dvc_changes_the_key_that_it_sets_and_nothing_else(tmp_path):
-    """`dvc exp run -S` rewrites the file with ruamel.yaml, which wraps wide flow mappings."""
-    text = Path("params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text)
-    apply_overrides(tmp_path / "params.yaml", ["engine.batch_size=12345"])
-    after = (tmp_path / "params.yaml").read_text().splitlines()
-    changed = [line for line, other in zip(after, text.splitlines(), strict=True) if line != other]
-    assert len(changed) == 1
-    assert "batch_size: 12345" in changed[0]
