@@ -81,7 +81,7 @@ def _oscillation(layers, rates: dict[str, float]) -> list[dict]:
     """Judged where levels are so far apart that a return to one changes the weight by more than is tolerated of soft against hard.
 
     Between the 255 levels of 8 bits weights come and go by the ordinary motion of training, quantized or not
-    (docs/what-decides-the-accuracy.md): there the rate is reported.
+    (docs/accuracy.md): there the rate is reported.
     """
     judged, reported = {}, {}
     for name, quantizer, weight in layers:
